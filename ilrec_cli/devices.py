@@ -1,0 +1,32 @@
+"""Where a model runs and in which number format."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from ilrec_cli.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve(name: str) -> torch.device:
+    """The device of --device; auto takes the best there is, a named one must be there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    kind = name.split(":")[0]
+    if kind not in available:
+        raise UserError(f"--device is '{name}', expected auto, cpu, cuda, cuda:N or mps")
+    if not available[kind]:
+        raise UserError(f"--device {name}: this machine (or this build of torch) has none; see: ilrec doctor")
+    return torch.device(name)
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Forward passes in a lower number format with float32 weights; nothing at float32."""
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[dtype])

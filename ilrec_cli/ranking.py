@@ -1,0 +1,42 @@
+"""Top-k with one tie rule: among equal scores the lower index comes first, on every device and in every batch size."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LISTED = 20  # items ranked for every event
+
+
+class Rankings(NamedTuple):
+    """For each event the best items, their scores, and the 0-based rank of its target (-1: not among them)."""
+
+    item_Ek: np.ndarray
+    score_Ek: np.ndarray
+    rank_E: np.ndarray
+
+
+def order_key(score: Tensor, index: Tensor) -> Tensor:
+    """Integers that sort by float32 score, then by lower index (below 2**31)."""
+    bits = (score.float() + 0.0).view(torch.int32).long()  # + 0.0 turns -0.0 into 0.0
+    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
+    return (ordered << 32) - index
+
+
+def top_k(score_BI: Tensor, k: int) -> Tensor:
+    """index_Bk of the k largest scores of each row, best first, ties by lower index.
+
+    >>> top_k(torch.tensor([[1.0, 3.0, 3.0, 2.0]]), 3).tolist()
+    [[1, 2, 3]]
+    """
+    index = torch.arange(score_BI.shape[1], device=score_BI.device)
+    return order_key(score_BI, index).topk(min(k, score_BI.shape[1]), dim=1).indices
+
+
+def rank_in(list_Bk: Tensor, target_B: Tensor) -> Tensor:
+    """0-based place of each target in its list, -1 where it is not in it."""
+    hit_Bk = list_Bk == target_B[:, None]
+    return torch.where(hit_Bk.any(1), hit_Bk.int().argmax(1), -1)

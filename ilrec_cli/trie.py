@@ -1,0 +1,253 @@
+"""ItemTrie: the item space as one structure, with three uses: decoding, validity, collaborative reward.
+
+Items are sorted by their token path and nodes are numbered breadth-first, so the children of a node are one
+slice of nodes and the items below a node are one slice of `order`. Everything else is look-ups in flat tensors.
+
+Shapes: N positions, C children, I items, R rows of probabilities, D depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Below this mass, a difference of cumulative sums has too few correct digits: its absolute error is about 1e-13.
+HEAVY_PREFIX = 1e-2
+# Items that one exact-sum slice may touch: bounds memory, not the result.
+EXACT_SUM_ITEMS = 4_000_000
+
+
+class ItemTrie:
+    """A prefix tree over item token paths. Node 0 is the root; build one with `ItemTrie.build`.
+
+    >>> trie = ItemTrie.build([[5, 7, 2], [5, 8, 2], [6, 2]])
+    >>> trie.step(torch.tensor([0, 0]), torch.tensor([5, 9])).tolist()
+    [1, -1]
+    >>> trie.children(torch.tensor([1]))[0].tolist()
+    [[7, 8]]
+    """
+
+    order: Tensor  # items sorted by path
+
+    def __init__(self, tensors: dict[str, Tensor], max_depth: int):
+        self.max_depth = max_depth
+        self.order = tensors["order"]
+        self._token = tensors["token"]  # token that leads into each node; -1 at the root
+        self._lo, self._hi = tensors["lo"], tensors["hi"]
+        self._first, self._last = tensors["first"], tensors["last"]  # children of n: nodes first[n] .. last[n] - 1
+        self._leaf = tensors["leaf"]  # leaf of each item; -1 where the item was left out by `restrict`
+        self._key = tensors["key"]  # parent * base + token, ascending over nodes 1, 2, ...
+        self._base = int(self._token.max()) + 1
+
+    @classmethod
+    def build(cls, paths: Sequence[Sequence[int]] | tuple[np.ndarray, np.ndarray]) -> ItemTrie:
+        """Build from one token-id sequence per item, or from flat tokens and offsets (item i: flat[off[i]:off[i+1]]).
+
+        Path i is item i's and includes the end token. Equal paths share a leaf. An empty path, a negative token, or
+        a path that is a proper prefix of another raises `ValueError`.
+        """
+        if isinstance(paths, tuple):
+            flat, offsets = (np.asarray(part, dtype=np.int64) for part in paths)
+        else:
+            lengths = [len(path) for path in paths]
+            flat = np.fromiter((token for path in paths for token in path), dtype=np.int64, count=sum(lengths))
+            offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        return _build(_padded(flat, offsets), np.arange(len(offsets) - 1))
+
+    def __len__(self) -> int:
+        """Number of nodes, the root included."""
+        return len(self._token)
+
+    @property
+    def items(self) -> int:
+        """Number of items that the numbering covers, items left out by `restrict` included."""
+        return len(self._leaf)
+
+    def step(self, node_N: Tensor, token_N: Tensor) -> Tensor:
+        """The child reached from each node by each token, -1 where the token continues no item."""
+        legal = (node_N >= 0) & (token_N >= 0) & (token_N < self._base)
+        key = node_N * self._base + token_N
+        place = torch.searchsorted(self._key, key).clamp(max=len(self._key) - 1)
+        return torch.where(legal & (self._key[place] == key), place + 1, -1)
+
+    def children(self, node_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(token_NC, node_NC) of every child, sorted by token and padded with -1; C is the largest count among N."""
+        child, real = self._child_slots(node_N)
+        return torch.where(real, self._token[child], -1), torch.where(real, child, -1)
+
+    def tokens(self) -> Tensor:
+        """Every token that occurs in a path, ascending."""
+        return torch.unique(self._token[1:])
+
+    def range(self, node_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(lo_N, hi_N): the items below a node are `order[lo:hi]`; an empty range for -1."""
+        inside = node_N >= 0
+        return torch.where(inside, self._lo[node_N], 0), torch.where(inside, self._hi[node_N], 0)
+
+    def is_leaf(self, node_N: Tensor) -> Tensor:
+        """True where a node ends an item; -1 is no leaf."""
+        return (node_N >= 0) & (self._first[node_N] == self._last[node_N])
+
+    def leaf_of(self, item_I: Tensor) -> Tensor:
+        """The leaf of each item; -1 where `restrict` left the item out."""
+        return self._leaf[item_I]
+
+    def to(self, device: torch.device | str) -> ItemTrie:
+        """The same trie with its tensors on a device."""
+        return ItemTrie({name: tensor.to(device) for name, tensor in self._tensors().items()}, self.max_depth)
+
+    def restrict(self, items: Tensor | Sequence[int]) -> ItemTrie:
+        """A trie over some of the items. Items keep their numbers; nodes are numbered afresh."""
+        wanted = np.unique(np.asarray(items, dtype=np.int64))
+        if len(wanted) == 0:
+            raise ValueError("restrict: no item is left")
+        if wanted[0] < 0 or wanted[-1] >= self.items:
+            raise ValueError(f"restrict: items must lie in 0..{self.items - 1}, got {wanted[0]}..{wanted[-1]}")
+        return _build(self._paths(wanted), wanted, self.items).to(self.order.device)
+
+    def child_mass(self, node_N: Tensor, row_N: Tensor, prob_RI: Tensor) -> tuple[Tensor, Tensor]:
+        """(token_NC, mass_NC): for every child v of each node, r_v of eq. 10 (ILRec), as float64.
+
+        r_v is the probability of the items below v over that of the items below the node; row_N says which row of
+        `prob_RI` each position uses. The masses of a node sum to 1, and a node of exactly zero mass shares by the
+        number of items below each child. Padded with token -1 and mass 0.
+        """
+        child_NC, real_NC = self._child_slots(node_N)
+        prob_RI = prob_RI.double()[:, self.order]
+        total_R1 = prob_RI.new_zeros(len(prob_RI), 1)
+        cumulative = torch.cat([total_R1, prob_RI.cumsum(1)], 1)
+        row_N1 = row_N[:, None]
+        mass_NC = cumulative[row_N1, self._hi[child_NC]] - cumulative[row_N1, self._lo[child_NC]]
+        mass_NC = mass_NC.clamp(min=0.0).masked_fill(~real_NC, 0.0)
+        node_mass_N = cumulative[row_N, self._hi[node_N]] - cumulative[row_N, self._lo[node_N]]
+        light = ((node_mass_N <= HEAVY_PREFIX * cumulative[row_N, -1]) & real_NC.any(1)).nonzero().squeeze(1)
+        if len(light):
+            mass_NC[light] = self._exact_mass(child_NC[light], real_NC[light], row_N[light], prob_RI)
+        token_NC = torch.where(real_NC, self._token[child_NC], -1)
+        return token_NC, mass_NC / mass_NC.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+
+    def _exact_mass(self, child_NC: Tensor, real_NC: Tensor, row_N: Tensor, prob_RI: Tensor) -> Tensor:
+        """Masses of children of light nodes, each summed item by item; item counts where the whole node has none.
+
+        Scaled by each node's largest probability, so that denormal probabilities keep their ratios.
+        """
+        mass_NC = torch.zeros(child_NC.shape, dtype=torch.float64, device=child_NC.device)
+        lo_NC, hi_NC = self._lo[child_NC], self._hi[child_NC]
+        count_NC = (hi_NC - lo_NC).masked_fill(~real_NC, 0)
+        for part in _slices_by_size(count_NC.sum(1), EXACT_SUM_ITEMS):
+            count, columns = count_NC[part], count_NC.shape[1]
+            slot = torch.repeat_interleave(torch.arange(count.numel(), device=count.device), count.flatten())
+            before = count.flatten().cumsum(0) - count.flatten()
+            place = torch.arange(len(slot), device=slot.device) - before[slot] + lo_NC[part].flatten()[slot]
+            value = prob_RI[row_N[part][slot // columns], place]
+            peak = torch.zeros(len(count), dtype=torch.float64, device=count.device)
+            peak.scatter_reduce_(0, slot // columns, value, "amax")
+            scale = torch.where(peak > 0, peak, 1.0)
+            sums = torch.zeros(count.numel(), dtype=torch.float64, device=count.device)
+            sums.index_add_(0, slot, value / scale[slot // columns])
+            mass_NC[part] = torch.where((peak > 0)[:, None], sums.view_as(count), count.double())
+        return mass_NC
+
+    def _child_slots(self, node_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(child_NC, real_NC): child nodes and which of the slots are real; other slots hold node 0."""
+        first, last = self._first[node_N], self._last[node_N]
+        count = torch.where(node_N >= 0, last - first, 0)
+        width = int(count.max()) if len(count) else 0
+        column = torch.arange(width, device=node_N.device)
+        real = column < count[:, None]
+        return torch.where(real, first[:, None] + column, 0), real
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            "order": self.order, "token": self._token, "lo": self._lo, "hi": self._hi,
+            "first": self._first, "last": self._last, "leaf": self._leaf, "key": self._key,
+        }  # fmt: skip
+
+    def _paths(self, items: np.ndarray) -> np.ndarray:
+        """Padded paths of some items, read back from their leaves."""
+        parent = np.concatenate([[-1], self._key.cpu().numpy() // self._base])
+        token, node = self._token.cpu().numpy(), self._leaf.cpu().numpy()[items]
+        if (node < 0).any():
+            raise ValueError(f"restrict: item {items[node < 0][0]} is not in this trie")
+        columns = []
+        while (node > 0).any():
+            columns.append(np.where(node > 0, token[node], -1))
+            node = np.where(node > 0, parent[node], 0)
+        backwards = np.stack(columns[::-1], axis=1)
+        left = (backwards == -1).sum(1)  # shorter paths are right-aligned here: shift them to the left
+        column = np.arange(backwards.shape[1]) + left[:, None]
+        inside = column < backwards.shape[1]
+        return np.where(inside, np.take_along_axis(backwards, np.where(inside, column, 0), 1), -1)
+
+
+def _padded(flat: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Paths as one matrix [I, D], padded with -1."""
+    lengths = np.diff(offsets)
+    if len(lengths) == 0:
+        raise ValueError("a trie needs at least one path")
+    if (lengths == 0).any():
+        raise ValueError(f"path of item {int(np.argmin(lengths))} is empty")
+    if (flat < 0).any():
+        item = int(np.searchsorted(offsets, np.argmax(flat < 0), side="right")) - 1
+        raise ValueError(f"path of item {item} has a negative token")
+    padded = np.full((len(lengths), int(lengths.max())), -1, dtype=np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = flat
+    return padded
+
+
+def _build(paths: np.ndarray, items: np.ndarray, n_items: int | None = None) -> ItemTrie:
+    """Trie over padded paths; row r belongs to item items[r] of n_items."""
+    order = np.lexsort(paths.T[::-1])
+    paths, items = paths[order], items[order]
+    rows, depth = paths.shape
+    differs = np.ones((rows, depth), dtype=bool)
+    np.maximum.accumulate(paths[1:] != paths[:-1], axis=1, out=differs[1:])
+    _refuse_prefixes(paths, differs, items)
+
+    token, lo, hi, parent = [[-1]], [[0]], [[rows]], [[-1]]
+    node_of_row, leaf = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+    nodes = 1
+    for level in range(depth):
+        boundary = np.flatnonzero(differs[:, level])
+        starts, ends = boundary, np.append(boundary[1:], rows)
+        real = paths[starts, level] >= 0
+        starts, ends = starts[real], ends[real]
+        token.append(paths[starts, level])
+        lo.append(starts)
+        hi.append(ends)
+        parent.append(node_of_row[starts])
+        present = paths[:, level] >= 0
+        node_of_row = np.where(present, nodes - 1 + np.cumsum(differs[:, level] & present), node_of_row)
+        leaf = np.where(present, node_of_row, leaf)
+        nodes += len(starts)
+    tensors = {
+        "order": items, "token": np.concatenate(token), "lo": np.concatenate(lo), "hi": np.concatenate(hi),
+    }  # fmt: skip
+    parents = np.concatenate(parent)[1:]
+    tensors["first"] = np.searchsorted(parents, np.arange(nodes)) + 1
+    tensors["last"] = np.searchsorted(parents, np.arange(nodes), side="right") + 1
+    tensors["leaf"] = np.full(n_items or rows, -1)
+    tensors["leaf"][items] = leaf
+    tensors["key"] = parents * (tensors["token"].max() + 1) + tensors["token"][1:]
+    return ItemTrie({name: torch.from_numpy(array.astype(np.int64)) for name, array in tensors.items()}, depth)
+
+
+def _refuse_prefixes(paths: np.ndarray, differs: np.ndarray, items: np.ndarray) -> None:
+    """A path that is a proper prefix of another sorts right before one of its extensions."""
+    length = (paths >= 0).sum(1)
+    last = length[:-1] - 1
+    extended = (length[1:] > length[:-1]) & ~differs[1:][np.arange(len(last)), last]
+    if extended.any():
+        row = int(np.argmax(extended))
+        raise ValueError(f"path of item {items[row]} is a proper prefix of the path of item {items[row + 1]}")
+
+
+def _slices_by_size(size_N: Tensor, limit: int) -> list[slice]:
+    """Consecutive slices of about `limit` in total size each (more only where a single one is larger)."""
+    group_N = (size_N.cumsum(0) - size_N) // limit
+    bounds = [0, *((group_N[1:] != group_N[:-1]).nonzero().flatten() + 1).tolist(), len(size_N)]
+    return [slice(start, end) for start, end in pairwise(bounds)]
