@@ -1,0 +1,27 @@
+"""What is on disk: every table's columns and version, and every kind of folder with the command that makes it."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+_ids = pa.list_(pa.int32())
+TABLES: dict[str, tuple[int, pa.Schema]] = {
+    "interactions": (1, pa.schema({"user": pa.int32(), "item": pa.int32(), "timestamp": pa.int64(), "rating": pa.float32()})),
+    "items": (1, pa.schema({"item": pa.int32(), "raw_id": pa.string(), "source_id": pa.string(), "title": pa.string(),
+                            "description": pa.string(), "brand": pa.string(), "categories": pa.list_(pa.string())})),
+    "users": (1, pa.schema({"user": pa.int32(), "raw_id": pa.string()})),
+    "sequences": (1, pa.schema({"user": pa.int32(), "items": _ids})),
+    "splits": (1, pa.schema({"event": pa.int32(), "user": pa.int32(), "end": pa.int32(), "split": pa.string()})),
+    "item_ids": (1, pa.schema({"item": pa.int32(), "codes": _ids, "tokens": pa.list_(pa.string())})),
+    "rankings": (1, pa.schema({"event": pa.int32(), "user": pa.string(), "target": pa.string(), "rank": pa.int32(),
+                               "items": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})),
+}  # fmt: skip
+
+# kind -> (what it is called, the command that makes it)
+KINDS = {
+    "data": ("preprocessed data", "ilrec preprocess"),
+    "ids": ("item identifiers", "ilrec build-ids"),
+    "cf": ("collaborative model", "ilrec train-cf"),
+    "run": ("training run", "ilrec train"),
+    "eval": ("evaluation", "ilrec evaluate"),
+}
