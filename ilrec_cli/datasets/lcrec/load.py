@@ -1,0 +1,88 @@
+"""Reads LC-Rec's JSON files: sequences, item text, original ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ilrec_cli.datasets import _files, _text, lcrec
+from ilrec_cli.errors import UserError
+
+
+def load(folder: Path, dataset: str, config: lcrec.Config) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(interactions, items). Raw ids are the original ones where the .user2id and .item2id files are there."""
+    inter = config.inter or _sequences_file(folder, dataset)
+    stem = inter.name.removesuffix(".inter.json")
+    sequences = _check_sequences(inter, _files.read_json(inter))
+    users = _originals(inter.with_name(f"{stem}.user2id"))
+    items = _originals(inter.with_name(f"{stem}.item2id"))
+    interactions = _interactions(sequences, users, items)
+    text_file = inter.with_name(f"{stem}.item.json")
+    texts = _files.read_json(text_file) if text_file.is_file() else {}
+    if not isinstance(texts, dict) or not all(isinstance(entry, dict) for entry in texts.values()):
+        raise UserError(f"{text_file}: expected an object of items, each an object with title, description, brand")
+    numbers = sorted({str(item) for items_ in sequences.values() for item in items_} | set(texts))
+    return interactions, _items(numbers, items, texts)
+
+
+def _sequences_file(folder: Path, dataset: str) -> Path:
+    paths = lcrec.sequence_files(folder)
+    named = [path for path in paths if path.name.lower().startswith(dataset.lower())]
+    if len(paths) == 1 or len(named) == 1:
+        return (named or paths)[0]
+    if not paths:
+        raise UserError(f"{folder}: no .inter.json file found; expected {lcrec.EXPECTS}")
+    listed = ", ".join(path.name for path in paths)
+    raise UserError(f"{folder}: several .inter.json files: {listed}. Choose one: -o inter=FILE")
+
+
+def _check_sequences(path: Path, data: Any) -> dict[str, list[int]]:
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected an object of user -> list of items, got {type(data).__name__}")
+    for user, items in data.items():
+        if not isinstance(items, list) or not all(isinstance(item, int | str) for item in items):
+            raise UserError(f"{path}: user '{user}' is {str(items)[:60]!r}, expected a list of item ids")
+    return data
+
+
+def _originals(path: Path) -> dict[str, str]:
+    """number -> original id, from a file of `original<TAB>number` lines; {} if there is none."""
+    if not path.is_file():
+        return {}
+    originals = {}
+    for number, line in _files.lines(path):
+        parts = line.decode("utf-8", errors="replace").rstrip("\r\n").split("\t")
+        if len(parts) != 2:
+            raise UserError(f"{path}:{number}: expected two columns (original id, number), got {len(parts)}")
+        originals[parts[1]] = parts[0]
+    return originals
+
+
+def _interactions(sequences: dict[str, list[int]], users: dict[str, str], items: dict[str, str]) -> pl.DataFrame:
+    table = pl.DataFrame(
+        {"user": list(sequences), "item": [[str(item) for item in row] for row in sequences.values()]},
+        schema={"user": pl.String, "item": pl.List(pl.String)},
+    )
+    table = table.explode("item", empty_as_null=False) if len(table) else table.explode("item")
+    return table.select(
+        user=pl.col("user").replace(users),
+        item=pl.col("item").replace(items),
+        timestamp=pl.int_range(pl.len(), dtype=pl.Int64).over("user"),
+        rating=pl.lit(None, dtype=pl.Float32),
+        row=pl.int_range(pl.len(), dtype=pl.Int64),
+    )
+
+
+def _items(numbers: list[str], originals: dict[str, str], texts: dict[str, dict[str, Any]]) -> pl.DataFrame:
+    entries = [texts.get(number, {}) for number in numbers]
+    return pl.DataFrame(
+        {
+            "raw_id": [originals.get(number, number) for number in numbers],
+            "source_id": numbers,
+            **{name: [_text.plain(entry.get(name)) for entry in entries] for name in ("title", "description", "brand")},
+            "categories": [_text.words(entry.get("categories")) for entry in entries],
+        },
+        schema_overrides={"categories": pl.List(pl.String)},
+    )
