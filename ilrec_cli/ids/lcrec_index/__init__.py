@@ -1,0 +1,17 @@
+"""Import of an LC-Rec `.index.json` (item -> its tokens), kept as it is: items that share a path go on sharing it.
+
+Source of the layout: LC-Rec, arXiv 2311.09049. Keys are the item numbers of the `.inter.json` (`source_id`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+NEEDS_VECTORS = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    index: Annotated[Path | None, "the .index.json file; --index sets it"] = None
