@@ -1,0 +1,60 @@
+"""Loading Hugging Face folders and names; whatever goes wrong becomes one line that says what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ilrec_cli.errors import UserError
+
+
+@contextmanager
+def explained(name: str, role: str) -> Iterator[None]:
+    """Turn the failures of `from_pretrained(name)` inside the block into a `UserError`."""
+    folder = Path(name).expanduser()
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_path and not folder.is_dir():
+        raise UserError(f"{role} '{name}': no such folder")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"{role} '{name}': the folder holds no config.json, so it is no Hugging Face model")
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{role} '{name}': {_reason(name, error)}") from error
+
+
+def _reason(name: str, error: BaseException) -> str:
+    kinds = {type(cause).__name__ for cause in _causes(error)}
+    if "GatedRepoError" in kinds:
+        return (
+            f"access is restricted. Accept its terms at https://huggingface.co/{name}, then set HF_TOKEN to your token"
+        )
+    if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
+        return "no such folder here and no such model on the Hub (a private one needs HF_TOKEN)"
+    if kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled"}:
+        cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
+        state = "offline mode is on (HF_HUB_OFFLINE)" if _offline() else "the Hub cannot be reached"
+        return f"{state} and there is no copy in HF_HOME ({cache}). Fetch it where there is a network: hf download {name}; or give a folder"
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which ilrec does not run; choose an architecture that transformers has"
+    return " ".join(str(error).split())[:300]
+
+
+def _offline() -> bool:
+    return any(
+        os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,0 +1,30 @@
+"""The log of a run: one JSON object per line, for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class JsonLog:
+    """Appends lines; on resume, lines after the checkpoint's step are dropped first."""
+
+    def __init__(self, path: Path, from_step: int, *, enabled: bool):
+        self.path, self.enabled = path, enabled
+        if enabled:
+            kept = [row for row in read_log(path) if row["step"] <= from_step] if from_step else []
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def write(self, **row: Any) -> None:
+        if self.enabled:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a log; [] if there is none."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,246 @@
+"""The training loop, in the order in which things happen. No callbacks.
+
+One log line every few steps with every term; the best weights by validation NDCG@10; a checkpoint from which the run
+goes on with the same bits (on a CPU, with as many threads).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ilrec_cli import devices
+from ilrec_cli.batching import epoch_batches, share, steps_per_epoch
+from ilrec_cli.console import Console
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm import checkpoint
+from ilrec_cli.lm.examples import Batch, Examples
+from ilrec_cli.lm.interrupt import Stopped, stop_requests
+from ilrec_cli.lm.log import JsonLog
+from ilrec_cli.lm.model import Loss, Rewards, SupervisedLM
+from ilrec_cli.lm.terms import Terms
+from ilrec_cli.settings import Train
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a phase of training works on."""
+
+    model: SupervisedLM
+    examples: Examples
+    loss: Loss
+    weights: dict[str, float]  # of the loss's terms in the total
+    rewards: Callable[[Batch], Rewards] | None
+    validate: Callable[[], dict[str, float]]
+    settings: Train
+    learning_rate: float
+    folder: Path  # gets checkpoints/ and log.jsonl
+    identity: dict[str, Any]  # configuration and parents: a checkpoint of another one is refused
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    best: float = -1.0
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    seconds: float = 0.0
+    threads: int = field(default_factory=torch.get_num_threads)
+
+
+class Loop:
+    """One phase of training. `run` trains and leaves the best weights in the model."""
+
+    def __init__(self, job: Job, accelerator: Any, console: Console):
+        self.job, self.settings, self.accelerator, self.console = job, job.settings, accelerator, console
+        self.model = accelerator.prepare(job.model)
+        self.optimizer = make_optimizer(job.model, job.settings.weight_decay)
+        self.last = job.folder / "checkpoints" / "last.safetensors"
+        self.best = job.folder / "checkpoints" / "best.safetensors"
+        self.progress = self._resume() if job.settings.resume else Progress()
+        self.log = JsonLog(job.folder / "log.jsonl", self.progress.step, enabled=accelerator.is_main_process)
+        self.per_epoch = steps_per_epoch(len(job.examples), job.settings.batch_size)
+        self.total = min(self.per_epoch * job.settings.epochs, job.settings.max_steps or 10**12)
+        self.started = time.perf_counter() - self.progress.seconds
+        self.window = Terms()  # since the last log line
+
+    def run(self) -> Progress:
+        """Train until the steps or the patience end; the model ends with its best weights."""
+        progress = self.progress
+        with stop_requests() as stop, self._bar() as bar:
+            while progress.step < self.total and progress.evaluations_since_best < self.settings.patience:
+                self._train_epoch(stop, bar)
+                if self._at_epoch_end():
+                    self._validate()
+                self._save(self.last)
+                if stop:
+                    raise Stopped(f"stopped after step {progress.step}; go on with --resume")
+        checkpoint.load(self.best, self.job.model, None)
+        return progress
+
+    def _train_epoch(self, stop: list[int], bar: Any) -> None:
+        """The rest of the current epoch, or less if asked to stop."""
+        progress, settings = self.progress, self.settings
+        epoch, place = divmod(progress.step, self.per_epoch)
+        for rows in epoch_batches(self.job.examples.lengths(), settings.batch_size, settings.seed, epoch)[place:]:
+            rate = self.job.learning_rate * schedule(progress.step, self.total, settings)
+            terms, norm = self._update(rows, rate)
+            progress.step += 1
+            self.window = self.window + terms
+            bar.update()
+            if progress.step % settings.log_every == 0 or progress.step == self.total:
+                self._write_terms(rate, norm, bar)
+            if stop or progress.step == self.total:
+                return
+            if settings.save_every and progress.step % settings.save_every == 0 and not self._at_epoch_end():
+                self._save(self.last)
+
+    def _update(self, rows: np.ndarray, rate: float) -> tuple[Terms, torch.Tensor]:
+        """One update over a global batch; (its terms on this process, norm of the gradient)."""
+        job, settings, world = self.job, self.settings, self.accelerator.num_processes
+        self._seed_step()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        # Every supervised token of the task has a history, so one count divides all terms: that of the global batch.
+        tokens = job.examples.supervised(rows)
+        parts = share(rows, settings.micro_batch, self.accelerator.process_index, world)
+        total = Terms()
+        for index, part in enumerate(parts):
+            batch = job.examples.batch(part) if len(part) else _unsupervised(job.examples.batch(rows[:1]))
+            batch = batch.to(self.accelerator.device)
+            rewards = job.rewards(batch) if job.rewards else None
+            with nullcontext() if index == len(parts) - 1 else self.accelerator.no_sync(self.model):
+                with devices.autocast(self.accelerator.device, settings.dtype):
+                    terms = self.model(batch, job.loss, rewards, settings.loss_chunk)
+                loss_sum = sum(weight * terms.losses[name][0] for name, weight in job.weights.items() if weight)
+                (loss_sum * world / tokens).backward()  # data parallel averages over processes
+            total = total + terms.detach()
+        norm = self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total, norm
+
+    def _clip(self) -> torch.Tensor:
+        """Clip the gradient; a norm that is not finite stops the run before the update."""
+        try:
+            return torch.nn.utils.clip_grad_norm_(
+                self.job.model.parameters(), self.settings.clip, error_if_nonfinite=True
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"step {self.progress.step + 1}: the gradient is not finite; weights and the last checkpoint are as before "
+                "it. Lower --learning-rate, or raise --warmup"
+            ) from error
+
+    def _seed_step(self) -> None:
+        """Dropout depends on the seed, the step and the process alone: nothing to save, nothing to restore."""
+        torch.manual_seed((self.settings.seed * 1_000_003 + self.progress.step) * 4096 + self.accelerator.process_index)
+
+    def _validate(self) -> None:
+        progress, job = self.progress, self.job
+        scores = job.validate()
+        better = scores["ndcg@10"] > progress.best
+        progress.evaluations_since_best += 1
+        if better:
+            progress.best, progress.best_step, progress.evaluations_since_best = scores["ndcg@10"], progress.step, 0
+            self._save(self.best)
+        self._write(best=better, **{f"valid_{name}": value for name, value in scores.items()})
+        self.console.say(
+            f"step {progress.step:>6}  epoch {progress.step / self.per_epoch:5.2f}  validation NDCG@10 "
+            f"{scores['ndcg@10']:.4f}  Hit@10 {scores['hit@10']:.4f}{'  best' if better else ''}"
+        )
+
+    def _write_terms(self, rate: float, norm: torch.Tensor, bar: Any) -> None:
+        """One log line: the mean of every term and statistic since the last one. The only host sync of training."""
+        means = _summed(self.window, self.accelerator).means()
+        # L = L_CPO + lambda L_CPD + mu L_CRR for ILRec (eq. 9, 12), cross-entropy for SFT.
+        loss = sum(weight * means[name] for name, weight in self.job.weights.items() if weight)
+        self._write(loss=loss, **means, lr=rate, grad_norm=float(norm))
+        bar.set_postfix(loss=f"{loss:.3f}")
+        self.window = Terms()
+
+    def _write(self, **row: Any) -> None:
+        seconds = round(time.perf_counter() - self.started, 2)
+        self.log.write(step=self.progress.step, epoch=self.progress.step / self.per_epoch, seconds=seconds, **row)
+
+    def _save(self, path: Path) -> None:
+        self.progress.seconds = time.perf_counter() - self.started
+        if self.accelerator.is_main_process:
+            state = vars(self.progress) | {"identity": self.job.identity}
+            checkpoint.save(path, self.job.model, self.optimizer if path is self.last else None, state)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> Progress:
+        if not self.last.is_file():
+            raise UserError(f"--resume: there is no checkpoint in {self.last.parent}. Start without --resume")
+        state = checkpoint.read_state(self.last)
+        then, now = state.pop("identity"), self.job.identity
+        for key in sorted(then.keys() | now.keys()):
+            if then.get(key) != now.get(key):
+                raise UserError(
+                    f"--resume: {key} is {now.get(key)!r}, the checkpoint has {then.get(key)!r}. Give the same, or start "
+                    "again with --overwrite"
+                )
+        checkpoint.load(self.last, self.job.model, self.optimizer)
+        if state["threads"] != torch.get_num_threads():
+            self.console.warn(
+                f"the run began with {state['threads']} threads and goes on with {torch.get_num_threads()}: the last bits "
+                "of its weights can differ"
+            )
+        self.console.say(f"Resuming after step {state['step']}")
+        return Progress(**state)
+
+    def _at_epoch_end(self) -> bool:
+        return self.progress.step % self.per_epoch == 0 or self.progress.step == self.total
+
+    def _bar(self) -> Any:
+        from tqdm import tqdm
+
+        hidden = True if self.console.quiet else None
+        return tqdm(total=self.total, initial=self.progress.step, desc="train", disable=hidden, leave=False)
+
+
+def schedule(step: int, total: int, settings: Train) -> float:
+    """Share of the peak rate: rises linearly over the warm-up, then falls to zero by cosine or line, or stays."""
+    warmup = int(total * settings.warmup)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[settings.schedule]
+
+
+def make_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what is trained; weight decay on matrices only. The rate is set at every step."""
+    parameters = list(checkpoint.trainable(model).values())
+    matrices, vectors = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.999))
+
+
+def _unsupervised(batch: Batch) -> Batch:
+    """The same tokens without a target: what a process without rows of its own runs, so that all stay in step."""
+    return batch._replace(
+        **{name: getattr(batch, name)[:0] for name in ("position_N", "target_N", "node_N", "event_N")}
+    )
+
+
+def _summed(terms: Terms, accelerator: Any) -> Terms:
+    """Terms over all processes."""
+    if accelerator.num_processes == 1:
+        return terms
+    losses, stats = (
+        {name: tuple(accelerator.reduce(part, "sum") for part in pair) for name, pair in pairs.items()}
+        for pairs in (terms.losses, terms.stats)
+    )
+    return Terms(losses, stats)

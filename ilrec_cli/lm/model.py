@@ -1,0 +1,158 @@
+"""SupervisedLM: hidden states of the last and the chosen layers, gathered first, projected second, lost chunk by chunk.
+
+Shapes: B rows, S tokens, N supervised positions, D width, V vocabulary, K candidate layers, C children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm.backbone import causal_lm
+from ilrec_cli.lm.examples import Batch
+from ilrec_cli.lm.terms import Terms
+
+# (final_NV, inner_KNV, target_N, reward_tokens_NC=..., reward_values_NC=...) -> Terms
+Loss = Callable[..., Terms]
+NORM_NAMES = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+
+
+class Rewards(NamedTuple):
+    """Collaborative rewards of the tokens that continue an item at each supervised position; padded with -1 and 0."""
+
+    token_NC: Tensor
+    value_NC: Tensor
+
+
+class SupervisedLM(nn.Module):
+    """A causal LM under a token-level loss. All use of its parameters happens inside `forward`.
+
+    `inner_layers` are the candidate layers l (1 <= l < L); `phi` maps hidden states to logits as the model itself
+    does: final norm, head, and what the architecture does after the head.
+    """
+
+    def __init__(
+        self, backbone: Any, inner_layers: tuple[int, ...] = (), *, detach_head: bool = False, dropout: float = 0.0
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.inner_layers = inner_layers
+        self.detach_head = detach_head
+        inner = causal_lm(backbone)
+        text_config = inner.config.get_text_config()
+        if inner_layers and not (inner_layers[0] >= 1 and inner_layers[-1] < text_config.num_hidden_layers):
+            raise ValueError(f"layers {inner_layers} of a model with {text_config.num_hidden_layers}")
+        self._softcap = getattr(text_config, "final_logit_softcapping", None)
+        self._divide = getattr(text_config, "logits_scaling", None)  # Granite
+        self._multiply = getattr(text_config, "logit_scale", None)  # Cohere
+        if dropout:
+            add_dropout(inner, dropout)
+
+    def forward(self, batch: Batch, loss: Loss, rewards: Rewards | None = None, chunk: int = 0) -> Terms:
+        """The loss's Terms over all supervised positions; `chunk` positions reach the vocabulary at a time."""
+        last_ND, inner_KND = self.hidden(batch)
+        size = chunk or len(batch.target_N)
+        chunked = size < len(batch.target_N)
+        total = Terms()
+        for start in range(0, len(batch.target_N), size):
+            part = slice(start, start + size)
+            tokens, values = (None, None) if rewards is None else (each[part] for each in rewards)
+            arguments = (loss, last_ND[part], inner_KND[:, part], batch.target_N[part], tokens, values)
+            # A chunk's logits are recomputed in the backward pass, so that only one chunk's ever exist.
+            terms = checkpoint(self._chunk, *arguments, use_reentrant=False) if chunked else self._chunk(*arguments)
+            total = total + terms
+        return total
+
+    def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(last_ND, normed; inner_KND, not normed) at the supervised positions only."""
+        output = decoder(causal_lm(self.backbone))(
+            input_ids=batch.input_BS, attention_mask=batch.mask_BS, use_cache=False,
+            output_hidden_states=bool(self.inner_layers),
+        )  # fmt: skip
+        chosen = [output.last_hidden_state] + [output.hidden_states[layer] for layer in self.inner_layers]
+        gathered = [states.flatten(0, 1).index_select(0, batch.position_N) for states in chosen]
+        inner = torch.stack(gathered[1:]) if self.inner_layers else gathered[0].new_zeros(0, *gathered[0].shape)
+        return gathered[0], inner
+
+    def phi(self, last_ND: Tensor, inner_KND: Tensor) -> tuple[Tensor, Tensor]:
+        """(final_NV, inner_KNV) as float32: logits of the last layer and of the candidate layers (eq. 2)."""
+        model = causal_lm(self.backbone)
+        head, norm = model.get_output_embeddings(), final_norm(model)
+        if not len(inner_KND):
+            final_NV = self._after_head(head(last_ND))
+            return final_NV, final_NV.new_zeros(0, *final_NV.shape)
+        if self.detach_head:
+            normed = functional_call(norm, _detached(norm), (inner_KND,))
+            return self._after_head(head(last_ND)), self._after_head(functional_call(head, _detached(head), (normed,)))
+        logits = self._after_head(head(torch.cat([last_ND[None], norm(inner_KND)])))  # one call of a costly head
+        return logits[0], logits[1:]
+
+    def _chunk(
+        self, loss: Loss, last_ND: Tensor, inner_KND: Tensor, target_N: Tensor, tokens: Any, values: Any
+    ) -> Terms:
+        final_NV, inner_KNV = self.phi(last_ND, inner_KND)
+        return loss(final_NV, inner_KNV, target_N, reward_tokens_NC=tokens, reward_values_NC=values)
+
+    def _after_head(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        if self._divide:
+            logits = logits / self._divide
+        if self._multiply:
+            logits = logits * self._multiply
+        return torch.tanh(logits / self._softcap) * self._softcap if self._softcap else logits
+
+    @torch.no_grad()
+    def check_phi(self) -> None:
+        """Refuse an architecture whose own logits are not phi of its last hidden state."""
+        model = causal_lm(self.backbone)
+        was_training = model.training
+        model.eval()
+        ids = torch.arange(4, device=model.get_input_embeddings().weight.device)[None]
+        expected = model(input_ids=ids).logits.float()
+        last = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
+        found = self.phi(last.flatten(0, 1), last.new_zeros(0))[0].view_as(expected)
+        model.train(was_training)
+        scale = expected.abs().max().clamp(min=1e-3)
+        if (found - expected).abs().max() > 0.02 * scale:
+            raise UserError(
+                f"backbone {type(model).__name__}: its logits are not head(norm(hidden)), so intermediate layers cannot "
+                "be read with its head; use a Llama, Qwen, Mistral, Gemma, Phi or similar model, or --method sft"
+            )
+
+
+def decoder(model: Any) -> Any:
+    """The stack of blocks below the head."""
+    return model.get_decoder()
+
+
+def final_norm(model: Any) -> nn.Module:
+    """The norm after the last block."""
+    stack = decoder(model)
+    names = [name for name in NORM_NAMES if isinstance(getattr(stack, name, None), nn.Module)]
+    if not names:
+        raise UserError(f"backbone {type(model).__name__}: no final norm found (looked for {', '.join(NORM_NAMES)})")
+    return getattr(stack, names[0])
+
+
+def add_dropout(model: Any, probability: float) -> None:
+    """Dropout on the embeddings and on what attention and feed-forward add, while training; no weights change."""
+
+    def drop(module: nn.Module, inputs: Any, output: Any) -> Any:
+        first = output[0] if isinstance(output, tuple) else output
+        first = nn.functional.dropout(first, probability, module.training)
+        return (first, *output[1:]) if isinstance(output, tuple) else first
+
+    model.get_input_embeddings().register_forward_hook(drop)
+    for block in decoder(model).layers:
+        block.self_attn.register_forward_hook(drop)
+        block.mlp.register_forward_hook(drop)
+
+
+def _detached(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}

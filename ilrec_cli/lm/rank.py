@@ -1,0 +1,73 @@
+"""Events -> rankings with a language model: prompts, beam search, leaves to items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from ilrec_cli.histories import Sequences, histories, targets
+from ilrec_cli.lm.decode import Normalize, beam_search, expand
+from ilrec_cli.lm.examples import Catalogue, Layout
+from ilrec_cli.ranking import LISTED, Rankings, rank_in
+
+
+class Ranker:
+    """A model with the catalogue and the layout it was trained in; ranks items for histories."""
+
+    def __init__(
+        self,
+        model: Any,
+        catalogue: Catalogue,
+        layout: Layout,
+        popularity_I: np.ndarray,
+        *,
+        beams: int,
+        normalize: Normalize = "vocab",
+    ):
+        self.model, self.catalogue, self.layout = model, catalogue, layout
+        self.beams, self.normalize = beams, normalize
+        self.device = next(model.parameters()).device
+        self.trie = catalogue.trie.to(self.device)
+        self.popularity_I = torch.from_numpy(popularity_I).to(self.device)
+
+    def rank(self, history_BT: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(item_Bk, score_Bk), best first, padded with -1 and -inf. Items of one identifier share its score."""
+        input_BS, mask_BS = (part.to(self.device) for part in self.layout.prompts(self.catalogue, history_BT))
+        leaf_BK, score_BK = beam_search(
+            self.model, input_BS, mask_BS, self.trie, beams=self.beams, normalize=self.normalize
+        )
+        item_Bk = expand(leaf_BK, self.trie, self.popularity_I, k)
+        real = item_Bk >= 0
+        own_leaf = torch.where(real, self.trie.leaf_of(item_Bk.clamp(min=0)), -2)
+        place = (own_leaf[:, :, None] == leaf_BK[:, None, :]).int().argmax(-1)
+        return item_Bk, torch.where(real, score_BK.gather(1, place), -torch.inf)
+
+    def rank_events(
+        self, sequences: Sequences, user_E: np.ndarray, end_E: np.ndarray, max_history: int, *,
+        batch_size: int, progress: Any = None,
+    ) -> Rankings:  # fmt: skip
+        """Rankings of all events, in their order; long histories first, so that memory peaks at the start."""
+        order = np.argsort(-np.minimum(end_E, max_history), kind="stable")
+        chunks: Iterable[np.ndarray] = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        parts = list(
+            self._chunks(sequences, user_E, end_E, max_history, chunks if progress is None else progress(chunks))
+        )
+        back = np.argsort(order, kind="stable")
+        return Rankings(*(np.concatenate(column)[back] for column in zip(*parts, strict=True)))
+
+    def _chunks(
+        self,
+        sequences: Sequences,
+        user_E: np.ndarray,
+        end_E: np.ndarray,
+        max_history: int,
+        chunks: Iterable[np.ndarray],
+    ) -> Iterator[Rankings]:
+        for chunk in chunks:
+            history = histories(sequences, user_E[chunk], end_E[chunk], max_history)
+            item, score = self.rank(history, LISTED)
+            target = torch.from_numpy(targets(sequences, user_E[chunk], end_E[chunk])).to(self.device)
+            yield Rankings(*(part.cpu().numpy() for part in (item, score, rank_in(item, target))))
