@@ -1,0 +1,217 @@
+"""The commands. Only light imports here: a stage is imported when its command runs, so `--help` costs little."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Optional, get_origin
+
+import typer
+
+from ilrec_cli import __version__, plugins, settings
+from ilrec_cli import config as configs
+from ilrec_cli.config import Field
+from ilrec_cli.errors import UserError
+
+# command -> (settings, module of the stage, panel of the overview, an example)
+COMMANDS: dict[str, tuple[type, str, str, str]] = {
+    "preprocess": (settings.Preprocess, "preprocess", "Pipeline", "ilrec preprocess --dataset Instruments --raw-dir data/Instruments"),
+    "build-ids": (settings.BuildIds, "build_ids", "Pipeline", "ilrec build-ids --dataset Instruments --encoder tfidf"),
+    "train-cf": (settings.TrainCf, "train_cf", "Pipeline", "ilrec train-cf --dataset Instruments --model sasrec"),
+    "train": (settings.Train, "train", "Pipeline", "ilrec train --dataset Instruments --method ilrec -o alpha=0.8"),
+    "evaluate": (settings.Evaluate, "evaluate", "Pipeline", "ilrec evaluate --dataset Instruments --run ilrec"),
+    "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),
+    "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
+    "demo": (settings.Demo, "demo", "Help", "ilrec demo"),
+    "doctor": (settings.Doctor, "doctor", "Help", "ilrec doctor"),
+}  # fmt: skip
+PANELS = ("Data", "Model", "Optimisation", "", "Running")
+SPACE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+app = typer.Typer(
+    name="ilrec",
+    help="LLM-based sequential recommendation: preprocess, build-ids, train-cf, train, evaluate.",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 2 a mistake that one line explains, 130 interrupted. A bug keeps its traceback."""
+    sys.exit(_guarded(list(sys.argv[1:] if argv is None else argv)))
+
+
+def invoke(argv: Sequence[str]) -> dict[str, Any]:
+    """Run a command inside this process and return what `--json` would print. Errors are raised."""
+    command = typer.main.get_command(app)
+    result = command.main(args=list(argv), prog_name="ilrec", standalone_mode=False)
+    return result if isinstance(result, dict) else {}
+
+
+def _guarded(argv: list[str]) -> int:
+    try:
+        command = typer.main.get_command(app)
+        result = command.main(args=argv, prog_name="ilrec", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except UserError as error:
+        return _complain(str(error))
+    except typer.TyperException as error:
+        line = " ".join(error.format_message().split())
+        return _complain(f"{line} See: ilrec --help") if line else 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        reason = _no_space(error)
+        if reason is None:
+            raise
+        return _complain(f"{reason}. Nothing half-written was kept; free space or choose another --work")
+
+
+def _complain(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _no_space(error: Exception) -> str | None:
+    """What to say if a write failed for a reason outside the program, else None."""
+    if isinstance(error, OSError) and error.errno in SPACE_ERRORS:
+        return f"cannot write {error.filename or 'a file'}: {error.strerror or error}"
+    # safetensors reports failed writes as its own exception, with the system's number in the text.
+    if type(error).__name__ == "SafetensorError" and any(
+        f"os error {number})" in str(error) for number in SPACE_ERRORS
+    ):
+        return f"cannot write a file: {error}"
+    return None
+
+
+def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """Settings from the YAML file and the flags (which win), then the stage."""
+    cls, module, _, _ = COMMANDS[command]
+    file = flags.pop("config")
+    values = configs.read_yaml(Path(file)) if file else {}
+    options = dict(values.pop("options", None) or {}) | configs.parse_pairs(flags.pop("options", None) or [])
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if options:
+        values["options"] = options
+    config: Any = configs.build(cls, values, f"ilrec {command}")
+    stage = importlib.import_module(f"ilrec_cli.stages.{module}")
+    result: dict[str, Any] = stage.run(config, invoke) if command == "demo" else stage.run(config)
+    if config.json:
+        print(json.dumps(result, ensure_ascii=False))
+    return result
+
+
+def _add_command(command: str) -> None:
+    """A Typer command whose flags are the fields of the settings class; all values arrive as text and are checked once."""
+    cls, _, panel, example = COMMANDS[command]
+
+    def run(**flags: Any) -> dict[str, Any]:
+        return _execute(command, flags)
+
+    run.__doc__ = cls.__doc__
+    file = typer.Option("--config", metavar="FILE", help="YAML file of settings; flags win", rich_help_panel="Running")
+    by_panel = sorted(configs.fields(cls), key=lambda field: PANELS.index(field.panel or ""))
+    parameters = [_parameter(field) for field in by_panel]
+    parameters.append(_keyword("config", Annotated[Optional[str], file]))
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    context = {"token_normalize_func": lambda token: token.replace("_", "-")}
+    app.command(command, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(run)
+
+
+def _parameter(field: Field) -> inspect.Parameter:
+    flag = "--" + field.name.replace("_", "-")
+    text = (
+        field.help if field.default in (None, (), {}) or field.required else f"{field.help} [{_shown(field.default)}]"
+    )
+    text += " [required]" if field.required else ""
+    common: dict[str, Any] = {"help": text.replace("[", r"\["), "show_default": False, "rich_help_panel": field.panel}
+    if field.name == "options":
+        option = typer.Option("--option", "-o", metavar="KEY=VALUE", **common)
+        return _keyword(field.name, Annotated[Optional[list[str]], option])
+    if field.type is bool:
+        names = (f"{flag}/--no-{flag[2:]}", *(["-v"] if field.name == "verbose" else []))
+        return _keyword(field.name, Annotated[Optional[bool], typer.Option(*names, **common)])
+    return _keyword(field.name, Annotated[Optional[str], typer.Option(flag, metavar=_metavar(field), **common)])
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _metavar(field: Field) -> str:
+    if field.choices:
+        return "|".join(field.choices)
+    if get_origin(field.type) is tuple:
+        return "A,B,..."
+    text = str(field.type)
+    return next((shown for kind, shown in (("int", "N"), ("float", "X"), ("Path", "PATH")) if kind in text), "TEXT")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _add_listing(folder: str, what: str) -> None:
+    """`ilrec methods`, `ilrec methods ilrec`: what a folder offers, and the options of one."""
+
+    def show(name: Annotated[Optional[str], typer.Argument(help="show the options of this one")] = None) -> None:
+        if name is None:
+            for each in plugins.names(folder):
+                typer.echo(f"{each:<14} {plugins.summary(plugins.load(folder, each))}")
+            typer.echo(f"\nOptions of one: ilrec {folder} NAME")
+        else:
+            _describe(plugins.load(folder, name))
+
+    show.__doc__ = f"List {what}, or the options of one."
+    app.command(folder, rich_help_panel="Help")(show)
+
+
+def _describe(plugin: Any) -> None:
+    typer.echo(inspect.getdoc(plugin))
+    rows = configs.fields(plugin.Config)
+    typer.echo("\nOptions (-o key=value):" if rows else "\nNo options.")
+    for field in rows:
+        choices = f" ({'|'.join(field.choices)})" if field.choices else ""
+        typer.echo(f"  {field.name + '=' + _shown(field.default):<32} {field.help}{choices}")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ilrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def _register() -> None:
+    for command in COMMANDS:
+        _add_command(command)
+    listings: dict[str, str] = {
+        "methods": "training methods", "datasets": "dataset sources", "cf": "collaborative models", "ids": "ID schemes",
+    }  # fmt: skip
+    for folder, what in listings.items():
+        _add_listing(folder, what)
+
+
+Command = Callable[..., dict[str, Any]]
+_register()

@@ -1,0 +1,188 @@
+"""What a training loop works on: backbone, examples, loss, rewards and validation, put together from artifacts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ilrec_cli import devices, plugins
+from ilrec_cli.artifacts import Artifact
+from ilrec_cli.errors import UserError
+from ilrec_cli.histories import training_windows
+from ilrec_cli.lm import backbone, prompts
+from ilrec_cli.lm.backbone import Backbone
+from ilrec_cli.lm.examples import Batch, Catalogue, Examples, Layout
+from ilrec_cli.lm.loop import Job
+from ilrec_cli.lm.model import Rewards, SupervisedLM
+from ilrec_cli.lm.rank import Ranker
+from ilrec_cli.metrics import ranking_metrics
+from ilrec_cli.settings import Train
+from ilrec_cli.stages import _inputs, _models
+from ilrec_cli.trie import ItemTrie
+
+VALIDATION_SEED = 2024  # the validation sample is the same for every run, whatever its seed
+VALIDATION_BATCH = 64
+
+
+class Task(NamedTuple):
+    """A training run as asked for: settings, method with its options, and the artifacts it stands on."""
+
+    settings: Train
+    method: ModuleType
+    options: Any
+    needs: tuple[str, ...]
+    parents: dict[str, Artifact]
+    identity: dict[str, Any]
+
+
+def prepare(task: Task, folder: Path) -> tuple[Job, Any, Backbone]:
+    """(job, accelerator, backbone): everything loaded, nothing written yet."""
+    settings, data = task.settings, task.parents["data"]
+    accelerator = make_accelerator(settings)
+    opened = _backbone(settings, data, task.parents["ids"])
+    items = _models.catalogue(task.parents["ids"], opened.tokenizer)
+    layout = _models.layout(settings.targets, opened.tokenizer)
+    model = _supervised(task, opened)
+    rewards = None
+    if "cf_scores" in task.needs:
+        scorer = _models.open_cf(task.parents["cf"], data, accelerator.device)
+        rewards = reward_source(scorer, items.trie.to(accelerator.device))
+    (phase,) = task.method.phases(task.options)
+    job = Job(
+        model=model,
+        examples=_examples(settings, data, items, layout),
+        loss=_loss(task.method, phase.loss, task.options),
+        weights=task.method.weights(task.options),
+        rewards=rewards,
+        validate=_validation(settings, data, model, items, layout, accelerator),
+        settings=settings,
+        learning_rate=settings.learning_rate or 0.0,
+        folder=folder,
+        identity=task.identity,
+    )
+    return job, accelerator, opened
+
+
+def make_accelerator(settings: Train) -> Any:
+    """The processes and the device; refuses to run alone where several processes were launched."""
+    from accelerate import Accelerator
+
+    device = devices.resolve(settings.device)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != world:
+        raise UserError(
+            f"{world} processes were launched, accelerate sees {accelerator.num_processes}; check its configuration"
+        )
+    return accelerator
+
+
+def reward_source(scorer: Any, trie: ItemTrie) -> Callable[[Batch], Rewards]:
+    """Collaborative rewards (eq. 10) of a batch: R is the softmax of the model's scores for the histories it shows."""
+
+    @torch.no_grad()
+    def rewards(batch: Batch) -> Rewards:
+        prob_MI = scorer.scores(batch.history_MT).double().softmax(1)
+        token_NC, value_NC = trie.child_mass(batch.node_N, batch.event_N, prob_MI)
+        return Rewards(token_NC, value_NC.float())
+
+    return rewards
+
+
+def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
+    """The model with item tokens, and adapters if asked for."""
+    tokens = sorted({token for row in ids.table("item_ids")["tokens"].to_pylist() for token in row})
+    if backbone.is_tiny(settings.backbone):
+        size = backbone.TinySize(
+            hidden_size=settings.hidden_size,
+            n_layers=settings.n_layers,
+            n_heads=settings.n_heads,
+            inner_size=settings.inner_size,
+        )
+        opened = backbone.build_tiny(settings.backbone, size, _texts(data), settings.seed)
+    else:
+        # Fully trained weights stay in float32: bfloat16 weights swallow small updates.
+        low = settings.tuning == "lora" and settings.dtype == "bfloat16"
+        opened = backbone.load(settings.backbone, torch.bfloat16 if low else torch.float32)
+    token_ids = backbone.add_item_tokens(opened, tokens, settings.seed)
+    if settings.tuning == "lora":
+        lora = backbone.Lora(
+            r=settings.lora_r,
+            alpha=settings.lora_alpha,
+            dropout=settings.lora_dropout,
+            targets=settings.lora_targets,
+        )
+        backbone.add_lora(opened, lora, token_ids, settings.seed)
+    if settings.gradient_checkpointing:
+        opened.model.gradient_checkpointing_enable()
+    return opened
+
+
+def _texts(data: Artifact) -> list[str]:
+    """What a tokenizer from scratch is trained on: the catalogue's text where there is some, and the prompts."""
+    items = data.table("items")
+    columns = [items[name].to_pylist() for name in ("title", "description", "brand")]
+    return prompts.all_text() + [text for column in columns for text in column if text]
+
+
+def _supervised(task: Task, opened: Backbone) -> SupervisedLM:
+    layers: tuple[int, ...] = ()
+    if "inner_layers" in task.needs:
+        depth = backbone.causal_lm(opened.model).config.get_text_config().num_hidden_layers
+        layers = plugins.part(task.method, "layers").resolve_layers(task.options.layers, depth, task.settings.seed)
+    detach = bool(layers) and task.options.detach_head
+    model = SupervisedLM(opened.model, layers, detach_head=detach, dropout=task.settings.dropout)
+    model.check_phi()
+    return model
+
+
+def _loss(method: ModuleType, reference: str, options: Any) -> Any:
+    """The pure loss that a phase names as "module:function"."""
+    module, _, function = reference.partition(":")
+    return getattr(plugins.part(method, module), function)(options)
+
+
+def _examples(settings: Train, data: Artifact, items: Catalogue, layout: Layout) -> Examples:
+    """Windows of users' training parts, or one prompt per target."""
+    sequences = _inputs.sequences(data)
+    max_history = data.json("card.json")["max_history"]
+    _, user, end = _inputs.events(data, "train")
+    chosen = _inputs.draw_users(user, settings.limit_users, settings.seed)
+    if not chosen.any():
+        raise UserError(f"{data.path}: there is no training target (users need at least 4 interactions for one)")
+    if settings.targets == "last":
+        return Examples.per_target(sequences, user[chosen], end[chosen], max_history, items, layout)
+    length = np.zeros(len(sequences), dtype=np.int64)
+    np.maximum.at(length, user[chosen], end[chosen] + 1)
+    return Examples(sequences, training_windows(sequences, length, max_history), items, layout)
+
+
+def _validation(
+    settings: Train, data: Artifact, model: SupervisedLM, items: Catalogue, layout: Layout, accelerator: Any
+) -> Callable[[], dict[str, float]]:
+    """Hit@10 and NDCG@10 on a fixed sample of validation events, shared out over the processes."""
+    sequences, max_history = _inputs.sequences(data), data.json("card.json")["max_history"]
+    popularity = _inputs.training_popularity(data)
+    _, user, end = _inputs.events(data, "valid")
+    chosen = np.flatnonzero(_inputs.draw_users(user, settings.valid_users, VALIDATION_SEED))
+    if not len(chosen):
+        raise UserError(f"{data.path}: there is no validation target (users need at least 3 interactions for one)")
+    mine = chosen[accelerator.process_index :: accelerator.num_processes]
+
+    def validate() -> dict[str, float]:
+        model.eval()
+        with devices.autocast(accelerator.device, settings.dtype):
+            ranker = Ranker(model.backbone, items, layout, popularity, beams=settings.valid_beams)
+            rankings = ranker.rank_events(sequences, user[mine], end[mine], max_history, batch_size=VALIDATION_BATCH)
+        values = ranking_metrics(rankings.rank_E, [10])
+        sums = torch.tensor([values[name].sum() for name in ("hit@10", "ndcg@10")], device=accelerator.device)
+        hit, ndcg = (accelerator.reduce(sums, "sum") / len(chosen)).tolist()
+        return {"hit@10": hit, "ndcg@10": ndcg}
+
+    return validate

@@ -1,0 +1,74 @@
+"""Opening what earlier stages trained: collaborative models and language models, ready to rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ilrec_cli import config as configs
+from ilrec_cli import plugins
+from ilrec_cli.artifacts import Artifact
+from ilrec_cli.cf._common import Facts
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm import backbone, prompts
+from ilrec_cli.lm.decode import Normalize
+from ilrec_cli.lm.examples import Catalogue, Layout
+from ilrec_cli.lm.rank import Ranker
+from ilrec_cli.stages import _inputs
+
+
+def facts(data: Artifact) -> Facts:
+    """What collaborative models are built from."""
+    card = data.json("card.json")
+    popularity = torch.from_numpy(_inputs.training_popularity(data))
+    return Facts(card["statistics"]["users"], card["statistics"]["items"], card["max_history"], popularity)
+
+
+def build_cf(name: str, options: dict[str, Any], about: Facts) -> tuple[Any, Any]:
+    """(a new collaborative model, its configuration)."""
+    plugin = plugins.load("cf", name)
+    config = configs.build(plugin.Config, options, f"collaborative model '{name}'")
+    return plugins.part(plugin, "model").Model(config, about), config
+
+
+def open_cf(cf: Artifact, data: Artifact, device: torch.device) -> Any:
+    """A trained collaborative model, for scoring."""
+    from safetensors.torch import load_file
+
+    model, _ = build_cf(cf.config["model"], cf.config["options"], facts(data))
+    model.load_state_dict(load_file(str(cf.path / "model.safetensors")))
+    return model.to(device).eval().requires_grad_(False)
+
+
+def catalogue(ids: Artifact, tokenizer: Any) -> Catalogue:
+    """Every item's token path in this tokenizer, which must know all identifier tokens."""
+    tokens: list[list[str]] = ids.table("item_ids")["tokens"].to_pylist()
+    vocabulary = tokenizer.get_vocab()
+    unknown = sorted({token for row in tokens for token in row} - vocabulary.keys())
+    if unknown:
+        raise UserError(
+            f"the model does not have {len(unknown):,} of the tokens of '{ids.name}', such as {unknown[0]}: it was trained "
+            "with other identifiers. Choose its own with --ids, or train with these"
+        )
+    return Catalogue.build(tokens, tokenizer)
+
+
+def layout(targets: str, tokenizer: Any) -> Layout:
+    """How histories become tokens for a model trained with --targets last or all."""
+    return Layout.stream(tokenizer) if targets == "all" else Layout.prompt(tokenizer, prompts.NEXT_ITEM[0])
+
+
+def open_ranker(
+    run: Artifact, ids: Artifact, data: Artifact, *, device: torch.device, dtype: torch.dtype, beams: int,
+    normalize: Normalize = "vocab",
+) -> Ranker:  # fmt: skip
+    """A trained language model with its catalogue and layout."""
+    opened = backbone.open_saved(run.path / "model", dtype)
+    items = catalogue(ids, opened.tokenizer)
+    popularity: np.ndarray = _inputs.training_popularity(data)
+    model = opened.model.to(device).eval()
+    return Ranker(
+        model, items, layout(run.config["targets"], opened.tokenizer), popularity, beams=beams, normalize=normalize
+    )

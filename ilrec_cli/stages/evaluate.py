@@ -1,0 +1,112 @@
+"""Trained models -> full-ranking metrics on held-out events, one folder per protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ilrec_cli import artifacts, devices
+from ilrec_cli.artifacts import Artifact
+from ilrec_cli.cf import _fit
+from ilrec_cli.console import Console
+from ilrec_cli.errors import UserError
+from ilrec_cli.ranking import Rankings
+from ilrec_cli.settings import Evaluate
+from ilrec_cli.stages import _evaluation, _inputs, _models
+
+SHOWN = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10")
+
+
+def run(config: Evaluate) -> dict[str, Any]:
+    """Evaluate every chosen run and collaborative model; write its eval/PROTOCOL folder; print the metrics."""
+    console = Console.of(config)
+    data = _inputs.read_data(config)
+    chosen = _chosen(config)
+    events = _events(config, data)
+    results: dict[str, dict[str, float]] = {}
+    for path, kind in chosen:
+        model = artifacts.read(path, kind)
+        model.require_parent(data, "data")
+        results[model.name] = _evaluate(config, model, kind, data, events, console)
+    console.table(["run", *SHOWN], [[name, *(scores[metric] for metric in SHOWN)] for name, scores in results.items()])
+    console.say(f"\n{len(events[0]):,} {config.split} events, full catalogue ranked, seen items not masked")
+    console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
+    console.say(f"Next: ilrec report --dataset {config.dataset}")
+    return {"events": len(events[0]), "metrics": results}
+
+
+def _chosen(config: Evaluate) -> list[tuple[Path, str]]:
+    """(folder, kind) of everything to evaluate: what --run names, or all there is."""
+    if config.run:
+        return [_inputs.find_model(config, selector) for selector in config.run]
+    every = [(path, kind) for kind, paths in _inputs.models(config).items() for path in paths.values()]
+    if not every:
+        raise UserError(
+            f"nothing to evaluate in {_inputs.dataset_dir(config)}. Run: ilrec train --dataset {config.dataset}"
+        )
+    return every
+
+
+def _events(config: Evaluate, data: Artifact) -> tuple[np.ndarray, ...]:
+    """(event, user, end) of the split, or of the users drawn from it."""
+    events = _inputs.events(data, config.split)
+    if not len(events[0]):
+        raise UserError(f"{data.path}: the split '{config.split}' has no event (users need at least 3 interactions)")
+    chosen = _inputs.draw_users(events[1], config.limit_users, config.seed)
+    return tuple(column[chosen] for column in events)
+
+
+def _evaluate(
+    config: Evaluate, model: Artifact, kind: str, data: Artifact, events: tuple[np.ndarray, ...], console: Console
+) -> dict[str, float]:
+    search = {"beams": config.beams, "normalize": config.normalize} if kind == "run" else {}
+    rules = _evaluation.protocol(config.split, config.limit_users, config.seed, **search)  # type: ignore[arg-type]
+    folder = _evaluation.folder_of(model, rules)
+    if artifacts.exists(folder) and not config.overwrite:
+        done = artifacts.read(folder, "eval")
+        if done.manifest["parents"] == {"run": model.digest, "data": data.digest}:
+            console.detail(f"Already evaluated: {folder}")
+            return dict(done.json("metrics.json")["metrics"])
+    started = time.perf_counter()
+    rankings, extra = (_rank_lm if kind == "run" else _rank_cf)(config, model, data, events, console)
+    means = _evaluation.write(model, data, rules, rankings, events, extra)
+    seconds = time.perf_counter() - started
+    console.say(f"{model.name}: {len(events[0]):,} events in {seconds:.0f} s ({len(events[0]) / seconds:.0f} a second)")
+    return means
+
+
+def _rank_cf(
+    config: Evaluate, cf: Artifact, data: Artifact, events: tuple[np.ndarray, ...], console: Console
+) -> tuple[Rankings, dict[str, Any]]:
+    device = devices.resolve(config.device)
+    model = _models.open_cf(cf, data, device)
+    held_out = _fit.Events(events[1], events[2])
+    rankings = _fit.rank_events(model, _inputs.sequences(data), held_out, _models.facts(data), device)
+    return rankings, {"model": cf.config["model"]}
+
+
+def _rank_lm(
+    config: Evaluate, run: Artifact, data: Artifact, events: tuple[np.ndarray, ...], console: Console
+) -> tuple[Rankings, dict[str, Any]]:
+    ids = _inputs.ids_of_run(config, run, data)
+    ranker = _models.open_ranker(
+        run, ids, data, device=devices.resolve(config.device), dtype=devices.DTYPES[config.dtype],
+        beams=config.beams, normalize=config.normalize,
+    )  # fmt: skip
+    sequences, max_history = _inputs.sequences(data), data.json("card.json")["max_history"]
+
+    def progress(chunks: Iterable[Any]) -> Iterable[Any]:
+        return console.progress(chunks, run.name, total=-(-len(events[0]) // config.batch_size))
+
+    rankings = ranker.rank_events(
+        sequences, events[1], events[2], max_history, batch_size=config.batch_size, progress=progress
+    )
+    target = torch.from_numpy(sequences.items[sequences.offsets[events[1]] + events[2]])
+    trie = ranker.catalogue.trie
+    lo, hi = trie.range(trie.leaf_of(target))
+    return rankings, {"method": run.config["method"], "ambiguous_targets": int(((hi - lo) > 1).sum())}

@@ -1,0 +1,97 @@
+"""Everything that was evaluated on a dataset -> one table here, one self-contained page in a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ilrec_cli import artifacts
+from ilrec_cli.console import Console
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm.log import read_log
+from ilrec_cli.metrics import REPORTED
+from ilrec_cli.settings import Report
+from ilrec_cli.stages import _inputs, _page
+
+SEARCH = ("beams", "normalize", "length_penalty")  # how a model's list is found, not what it is compared on
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluated model."""
+
+    name: str
+    kind: str  # the method or the collaborative model
+    search: str
+    metrics: dict[str, float]
+    log: list[dict[str, Any]]
+    is_lm: bool
+
+
+def run(config: Report) -> dict[str, Any]:
+    """Print a table per protocol and write the page."""
+    console = Console.of(config)
+    data = _inputs.read_data(config)
+    groups = _collect(config, data.digest)
+    if not groups:
+        raise UserError(
+            f"nothing is evaluated in {_inputs.dataset_dir(config)}. Run: ilrec evaluate --dataset {config.dataset}"
+        )
+    for title, rows in groups.items():
+        console.say(f"{config.dataset}: {title}")
+        console.table(
+            ["run", "search", *REPORTED],
+            [[row.name, row.search, *(row.metrics[name] for name in REPORTED)] for row in rows],
+        )
+        console.say()
+    target = config.output or _inputs.dataset_dir(config) / "report.html"
+    page = _page.render(config.dataset, data.json("card.json"), groups, console)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{target}: the folder cannot be made ({error.strerror}). Choose another --output") from error
+    artifacts.write_text(target, page)
+    console.say(f"Report: {target}")
+    metrics = {title: {row.name: row.metrics for row in rows} for title, rows in groups.items()}
+    return {"path": str(target), "metrics": metrics}
+
+
+def _collect(config: Report, data_digest: str) -> dict[str, list[Row]]:
+    """Rows by protocol (search aside), collaborative models first; evaluations of other data versions stay out."""
+    groups: dict[str, list[Row]] = {}
+    for kind, models in _inputs.models(config).items():
+        for name, train in models.items():
+            for folder in sorted((train.parent / "eval").glob("[!.]*")):
+                if not artifacts.exists(folder):
+                    continue
+                done = artifacts.read(folder, "eval")
+                model = artifacts.read_manifest(train)
+                if done.manifest["parents"] == {"run": model["digest"], "data": data_digest}:
+                    result = done.json("metrics.json")
+                    row = _row(name, kind, model["config"], result, train)
+                    groups.setdefault(_title(result), []).append(row)
+    return dict(sorted(groups.items(), key=lambda group: ("valid" in group[0], group[0])))
+
+
+def _row(name: str, kind: str, config: dict[str, Any], result: dict[str, Any], train: Path) -> Row:
+    rules = result["protocol"]
+    search = f"beam {rules['beams']}, {rules['normalize']}" if "beams" in rules else "every item scored"
+    log = read_log(train / "log.jsonl")
+    return Row(name, config[_inputs.MADE_BY[kind]], search, result["metrics"], log, kind == "run")
+
+
+def _title(result: dict[str, Any]) -> str:
+    """The protocol in words."""
+    rules = result["protocol"]
+    others = {
+        key: value
+        for key, value in rules.items()
+        if key not in (*SEARCH, "split", "candidates", "seen_items", "users_drawn_by_seed")
+    }
+    users = (
+        f", {others['limit_users']:,} users drawn by seed {rules['users_drawn_by_seed']}"
+        if "limit_users" in others
+        else ""
+    )
+    return f"{rules['split']} split, {result['events']:,} events{users}, {rules['candidates']}, seen items {rules['seen_items']}"
