@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,7 @@ def create(
     """
     repair(path)
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    made = [folder for folder in aside.parents if not folder.exists()]
     try:
         _remove_leftovers(path)
         aside.mkdir(parents=True)
@@ -138,6 +139,9 @@ def create(
         finish(aside, kind=kind, config=config, seed=seed, parents=parents)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # not empty: somebody else writes there
+                folder.rmdir()
         raise
     old = path.with_name(f".{path.name}.old")
     if path.exists():

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "doctor": (settings.Doctor, "doctor", "Help", "ilrec doctor"),
 }  # fmt: skip
 PANELS = ("Data", "Model", "Optimisation", "", "Running")
+OPPOSITE = "no_"  # prefix of a switch's hidden opposite
 SPACE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 app = typer.Typer(
@@ -101,7 +102,9 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
     file = flags.pop("config")
     values = configs.read_yaml(Path(file)) if file else {}
     options = dict(values.pop("options", None) or {}) | configs.parse_pairs(flags.pop("options", None) or [])
-    values |= {name: value for name, value in flags.items() if value is not None}
+    for name, value in flags.items():
+        if value is not None:
+            values[name.removeprefix(OPPOSITE)] = not value if name.startswith(OPPOSITE) else value
     if options:
         values["options"] = options
     config: Any = configs.build(cls, values, f"ilrec {command}")
@@ -122,27 +125,34 @@ def _add_command(command: str) -> None:
     run.__doc__ = cls.__doc__
     file = typer.Option("--config", metavar="FILE", help="YAML file of settings; flags win", rich_help_panel="Running")
     by_panel = sorted(configs.fields(cls), key=lambda field: PANELS.index(field.panel or ""))
-    parameters = [_parameter(field) for field in by_panel]
+    parameters = [parameter for field in by_panel for parameter in _parameters(field)]
     parameters.append(_keyword("config", Annotated[Optional[str], file]))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     context = {"token_normalize_func": lambda token: token.replace("_", "-")}
     app.command(command, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(run)
 
 
-def _parameter(field: Field) -> inspect.Parameter:
+def _parameters(field: Field) -> list[inspect.Parameter]:
+    """The flag of a field; for a switch also its hidden opposite, which undoes what a file says."""
     flag = "--" + field.name.replace("_", "-")
-    text = (
-        field.help if field.default in (None, (), {}) or field.required else f"{field.help} [{_shown(field.default)}]"
-    )
+    text = field.help if field.default in (None, (), {}) or field.required else f"{field.help} [{_shown(field.default)}]"
     text += " [required]" if field.required else ""
-    common: dict[str, Any] = {"help": text.replace("[", r"\["), "show_default": False, "rich_help_panel": field.panel}
+    common: dict[str, Any] = {
+        "help": text.replace("[", r"\["),
+        "show_default": False,
+        "rich_help_panel": field.panel,
+        "metavar": _metavar(field),
+    }
     if field.name == "options":
-        option = typer.Option("--option", "-o", metavar="KEY=VALUE", **common)
-        return _keyword(field.name, Annotated[Optional[list[str]], option])
+        return [_keyword(field.name, Annotated[Optional[list[str]], typer.Option("--option", "-o", **common)])]
     if field.type is bool:
-        names = (f"{flag}/--no-{flag[2:]}", *(["-v"] if field.name == "verbose" else []))
-        return _keyword(field.name, Annotated[Optional[bool], typer.Option(*names, **common)])
-    return _keyword(field.name, Annotated[Optional[str], typer.Option(flag, metavar=_metavar(field), **common)])
+        short = ["-v"] if field.name == "verbose" else []
+        opposite = typer.Option(f"--no-{flag[2:]}", hidden=True)
+        return [
+            _keyword(field.name, Annotated[Optional[bool], typer.Option(flag, *short, **common)]),
+            _keyword(OPPOSITE + field.name, Annotated[Optional[bool], opposite]),
+        ]
+    return [_keyword(field.name, Annotated[Optional[str], typer.Option(flag, **common)])]
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:
@@ -150,6 +160,10 @@ def _keyword(name: str, annotation: Any) -> inspect.Parameter:
 
 
 def _metavar(field: Field) -> str:
+    if field.type is bool:
+        return " "
+    if field.name == "options":
+        return "KEY=VALUE"
     if field.choices:
         return "|".join(field.choices)
     if get_origin(field.type) is tuple:

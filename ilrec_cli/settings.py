@@ -211,6 +211,7 @@ class Recommend(Common):
     user: Annotated[str | None, "a user's original id: the whole sequence is the history", DATA] = None
     history: Annotated[tuple[str, ...], "original item ids, oldest first, comma-separated", DATA] = ()
     k: Annotated[int, "items to recommend", DATA] = 10
+    hide_seen: Annotated[bool, "leave out the items of the history; --no-hide-seen ranks all, as evaluation does", DATA] = True
     beams: Annotated[int, "beams of the search over identifiers", MODEL] = 20
     device: Annotated[str, "cpu, cuda, mps or auto", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the model", RUN] = "float32"

@@ -117,9 +117,9 @@ class ItemTrie:
         number of items below each child. Padded with token -1 and mass 0.
         """
         child_NC, real_NC = self._child_slots(node_N)
-        prob_RI = prob_RI.double()[:, self.order]
-        total_R1 = prob_RI.new_zeros(len(prob_RI), 1)
-        cumulative = torch.cat([total_R1, prob_RI.cumsum(1)], 1)
+        prob_RI = prob_RI.index_select(1, self.order).double()
+        cumulative = prob_RI.new_zeros(len(prob_RI), prob_RI.shape[1] + 1)
+        torch.cumsum(prob_RI, 1, out=cumulative[:, 1:])
         row_N1 = row_N[:, None]
         mass_NC = cumulative[row_N1, self._hi[child_NC]] - cumulative[row_N1, self._lo[child_NC]]
         mass_NC = mass_NC.clamp(min=0.0).masked_fill(~real_NC, 0.0)

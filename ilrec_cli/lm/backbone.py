@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Backbone:
     model: Any
     tokenizer: Any
     base: str | None
+    old_rows: int = 0  # rows of tokens that the base knew before item tokens were added
 
 
 def is_tiny(name: str) -> bool:
@@ -94,23 +96,36 @@ def add_item_tokens(backbone: Backbone, tokens: list[str], seed: int) -> list[in
     known = [token for token in tokens if token in tok.get_vocab()]
     if known:
         raise UserError(f"the tokenizer already has the item token '{known[0]}'; build identifiers with other tokens")
-    old_rows = len(tok)
+    old_rows = min(len(tok), model.get_input_embeddings().num_embeddings)
     tok.add_tokens([AddedToken(token, normalized=False) for token in tokens])
-    rows = max(len(tok), model.get_input_embeddings().num_embeddings)
-    model.resize_token_embeddings(rows, mean_resizing=False)
+    _grow(model, max(len(tok), model.get_input_embeddings().num_embeddings), old_rows)
+    backbone.old_rows = old_rows
     ids: list[int] = tok.convert_tokens_to_ids(tokens)
     generator = torch.Generator().manual_seed(seed)
-    matrices = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
-    for weight in matrices.values():
-        _draw_rows(weight, ids, old_rows, generator)
+    for weight in _embedding_matrices(model):
+        old = weight.detach()[:old_rows].float()
+        noise = torch.randn(len(ids), weight.shape[1], generator=generator).to(weight.device)
+        _set_rows(weight, ids, old.mean(0) + noise * old.std(0))
     return ids
 
 
+def _grow(model: Any, rows: int, old_rows: int) -> None:
+    """Make room for `rows` tokens; every row beyond the old ones is their mean, so that it is the same each time."""
+    before = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    for weight in _embedding_matrices(model):
+        _set_rows(weight, list(range(before, rows)), weight.detach()[:old_rows].float().mean(0))
+
+
 @torch.no_grad()
-def _draw_rows(weight: torch.Tensor, ids: list[int], old_rows: int, generator: torch.Generator) -> None:
-    old = weight[:old_rows].float()
-    noise = torch.randn(len(ids), weight.shape[1], generator=generator).to(weight.device)
-    weight[ids] = (old.mean(0) + noise * old.std(0)).to(weight.dtype)
+def _set_rows(weight: torch.Tensor, rows: list[int], values: torch.Tensor) -> None:
+    weight[rows] = values.to(weight.dtype)
+
+
+def _embedding_matrices(model: Any) -> list[torch.Tensor]:
+    """Input and output embeddings; one matrix where they are tied."""
+    parts = (model.get_input_embeddings(), model.get_output_embeddings())
+    return list({id(part.weight): part.weight for part in parts}.values())
 
 
 def add_lora(backbone: Backbone, lora: Lora, token_ids: list[int], seed: int) -> None:
@@ -125,7 +140,8 @@ def add_lora(backbone: Backbone, lora: Lora, token_ids: list[int], seed: int) ->
         target_modules=list(lora.targets), trainable_token_indices=rows,
     )  # fmt: skip
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that peft still uses
             torch.manual_seed(seed)
             backbone.model = get_peft_model(model, config)
     except ValueError as error:
@@ -155,8 +171,8 @@ def save(backbone: Backbone, folder: Path) -> None:
     )
     if _has_adapters(model):
         model.save_pretrained(folder, save_embedding_layers=False)
-        rows = inner.get_input_embeddings().weight.shape[0]
-        (folder / ADAPTER_BASE).write_text(json.dumps({"base": backbone.base, "rows": rows}) + "\n")
+        kept = {"base": backbone.base, "rows": len(_embedding_matrices(inner)[0]), "old_rows": backbone.old_rows}
+        (folder / ADAPTER_BASE).write_text(json.dumps(kept) + "\n")
     else:
         model.save_pretrained(folder)
     tok.save_pretrained(folder)
@@ -164,18 +180,18 @@ def save(backbone: Backbone, folder: Path) -> None:
 
 def open_saved(folder: Path, dtype: torch.dtype) -> Backbone:
     """What `save` wrote."""
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
+    # As saved: AutoTokenizer would pick a class by the architecture, and some of those add tokens of their own.
+    tok = PreTrainedTokenizerFast.from_pretrained(folder)
     if not (folder / ADAPTER_BASE).is_file():
-        return load(str(folder), dtype)
+        return Backbone(load(str(folder), dtype).model, tok, None)
     from peft import PeftModel
 
     kept = json.loads((folder / ADAPTER_BASE).read_text())
-    backbone = load(kept["base"], dtype)
-    backbone.model.resize_token_embeddings(kept["rows"], mean_resizing=False)
-    backbone.model = PeftModel.from_pretrained(backbone.model, str(folder))
-    backbone.tokenizer = AutoTokenizer.from_pretrained(folder)
-    return backbone
+    base = load(kept["base"], dtype)
+    _grow(base.model, kept["rows"], kept["old_rows"])
+    return Backbone(PeftModel.from_pretrained(base.model, str(folder)), tok, kept["base"])
 
 
 def _no_bars() -> None:

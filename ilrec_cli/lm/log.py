@@ -13,6 +13,7 @@ class JsonLog:
     def __init__(self, path: Path, from_step: int, *, enabled: bool):
         self.path, self.enabled = path, enabled
         if enabled:
+            path.parent.mkdir(parents=True, exist_ok=True)
             kept = [row for row in read_log(path) if row["step"] <= from_step] if from_step else []
             path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 

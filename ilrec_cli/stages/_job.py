@@ -88,7 +88,7 @@ def reward_source(scorer: Any, trie: ItemTrie) -> Callable[[Batch], Rewards]:
 
     @torch.no_grad()
     def rewards(batch: Batch) -> Rewards:
-        prob_MI = scorer.scores(batch.history_MT).double().softmax(1)
+        prob_MI = scorer.scores(batch.history_MT).softmax(1, dtype=torch.float64)
         token_NC, value_NC = trie.child_mass(batch.node_N, batch.event_N, prob_MI)
         return Rewards(token_NC, value_NC.float())
 

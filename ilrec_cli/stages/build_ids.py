@@ -113,6 +113,9 @@ def _print(console: Console, config: BuildIds, figures: dict[str, Any], target: 
     shown = {name.replace("_", " "): " / ".join(map(str, value)) if isinstance(value, list) else value
              for name, value in figures.items()}  # fmt: skip
     console.table([config.scheme, ""], list(shown.items()))
+    unused = figures.get("entries_not_used", 0)
+    if unused:
+        console.warn(f"{unused:,} entries of {figures['index']} name no item of this dataset: is it the right file?")
     if figures["colliding_items"]:
         count, paths = figures["colliding_items"], figures["distinct_paths"]
         console.say(f"{count:,} items collide: {figures['items']:,} items have {paths:,} distinct paths")

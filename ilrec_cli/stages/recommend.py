@@ -67,9 +67,15 @@ def _history(config: Recommend, data: Artifact, raw_ids: list[str]) -> np.ndarra
 def _by_lm(config: Recommend, run: Artifact, data: Artifact, history: np.ndarray) -> tuple[list[int], list[float]]:
     ids = _inputs.ids_of_run(config, run, data)
     ranker = _models.open_ranker(
-        run, ids, data, device=devices.resolve(config.device), dtype=devices.DTYPES[config.dtype],
+        run,
+        ids,
+        data,
+        device=devices.resolve(config.device),
+        dtype=devices.DTYPES[config.dtype],
         beams=max(config.beams, config.k),
-    )  # fmt: skip
+    )
+    if config.hide_seen:
+        ranker.trie = ranker.trie.restrict(_unseen(ranker.trie.items, history))
     item_Bk, score_Bk = ranker.rank(history[None], config.k)
     real = item_Bk[0] >= 0
     return item_Bk[0][real].tolist(), score_Bk[0][real].tolist()
@@ -78,6 +84,16 @@ def _by_lm(config: Recommend, run: Artifact, data: Artifact, history: np.ndarray
 def _by_cf(config: Recommend, cf: Artifact, data: Artifact, history: np.ndarray) -> tuple[list[int], list[float]]:
     device = devices.resolve(config.device)
     with torch.inference_mode():
-        score_BI = _models.open_cf(cf, data, device).scores(torch.from_numpy(history[None]).to(device))
-        item_Bk = top_k(score_BI, config.k)
-    return item_Bk[0].tolist(), score_BI[0, item_Bk[0]].tolist()
+        score_BI = _models.open_cf(cf, data, device).scores(torch.from_numpy(history[None]).to(device)).clone()
+        if config.hide_seen:
+            score_BI[0, torch.from_numpy(history).to(device)] = -torch.inf
+        item_k = top_k(score_BI, config.k)[0]
+        item_k = item_k[score_BI[0, item_k] > -torch.inf]
+    return item_k.tolist(), score_BI[0, item_k].tolist()
+
+
+def _unseen(items: int, history: np.ndarray) -> np.ndarray:
+    unseen = np.setdiff1d(np.arange(items), history)
+    if not len(unseen):
+        raise UserError("the history holds every item of the catalogue; see --no-hide-seen")
+    return unseen

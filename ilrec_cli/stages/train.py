@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,10 @@ def _train(job: Job, accelerator: Any, console: Console) -> Progress:
         console.say(f"\n{stopped}")
         raise
     except Exception:
-        if accelerator.is_main_process and not (job.folder / "checkpoints").exists():
+        if accelerator.is_main_process and not any((job.folder / artifacts.SCRATCH).glob("*.safetensors")):
             shutil.rmtree(job.folder.parent, ignore_errors=True)
+            with suppress(OSError):  # other runs are there
+                job.folder.parent.parent.rmdir()
         raise
 
 

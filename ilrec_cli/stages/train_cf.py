@@ -46,7 +46,8 @@ def _build(config: TrainCf, name: str, options: dict[str, Any], data: Artifact, 
     resolved = configs.as_dict(configs.build(plugin.Config, options, f"collaborative model '{name}'"))
     recorded = _recorded(config, plugin, name, resolved)
     chosen = config.name if name == config.model else None
-    folder_name = chosen or f"{name}-{configs.fingerprint(recorded)}-s{config.seed}"
+    # Counting has no settings and no seed: its folder needs no hash.
+    folder_name = chosen or (f"{name}-{configs.fingerprint(recorded)}-s{config.seed}" if plugin.TRAINED else name)
     target = _inputs.dataset_dir(config) / "cf" / folder_name / "train"
     if artifacts.exists(target) and not config.overwrite:
         found = artifacts.read(target, "cf")

@@ -42,7 +42,7 @@ def _check_sequences(path: Path, data: Any) -> dict[str, list[int]]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected an object of user -> list of items, got {type(data).__name__}")
     for user, items in data.items():
-        if not isinstance(items, list) or not all(isinstance(item, int | str) for item in items):
+        if not isinstance(items, list) or not all(type(item) in (int, str) for item in items):
             raise UserError(f"{path}: user '{user}' is {str(items)[:60]!r}, expected a list of item ids")
     return data
 

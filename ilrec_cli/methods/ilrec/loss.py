@@ -42,14 +42,15 @@ def ilrec_terms(
     their collaborative rewards r_v (eq. 10). A position without such tokens has no L_CRR and does not count in it.
     """
     final_NV, inner_KNV = _at_least_float32(final_NV), _at_least_float32(inner_KNV)
-    ensemble_NV = final_NV.detach() if config.negatives_from == "final" else ensemble(inner_KNV.detach(), config)
-    negative_NV = negatives(ensemble_NV, target_N, config, reward_tokens_NC)
-    weight_NV = penalty_weights(ensemble_NV, negative_NV, config)
-    cpo = F.cross_entropy(penalised(final_NV, weight_NV, config), target_N, reduction="sum")
-    cpd = distillation(final_NV.detach(), inner_KNV, config)
-    crr, crr_count = collaborative_loss(final_NV, negative_NV, target_N, reward_tokens_NC, reward_values_NC, config)
     with torch.no_grad():
-        ce = F.cross_entropy(final_NV, target_N, reduction="sum")
+        ensemble_NV = final_NV if config.negatives_from == "final" else ensemble(inner_KNV, config)
+        negative_NV = negatives(ensemble_NV, target_N, config, reward_tokens_NC)
+        weight_NV = penalty_weights(ensemble_NV, negative_NV, config)
+    cpo = F.cross_entropy(penalised(final_NV, weight_NV, config), target_N, reduction="sum")
+    log_prob_NV = final_NV.log_softmax(-1)
+    cpd = distillation(log_prob_NV.detach(), inner_KNV, config)
+    crr, crr_count = collaborative_loss(log_prob_NV, negative_NV, target_N, reward_tokens_NC, reward_values_NC, config)
+    ce = F.nll_loss(log_prob_NV.detach(), target_N, reduction="sum")
     tokens = cpo.new_tensor(len(target_N))
     losses = {"cpo": (cpo, tokens), "cpd": (cpd, tokens), "crr": (crr, crr_count), "ce": (ce, tokens)}
     return Terms(losses, _statistics(final_NV.detach(), negative_NV, tokens))
@@ -102,10 +103,12 @@ def penalised(final_NV: Tensor, weight_NV: Tensor, config: Config) -> Tensor:
 
 
 def distillation(teacher_NV: Tensor, inner_KNV: Tensor, config: Config) -> Tensor:
-    """Sum over positions and candidate layers of KL(student || teacher) (eq. 8), over the whole vocabulary."""
+    """Sum over positions and candidate layers of KL(student || teacher) (eq. 8), over the whole vocabulary.
+
+    `teacher_NV` are the final layer's log-probabilities, detached; students are the layers' logits.
+    """
     if not len(inner_KNV):
         return teacher_NV.new_zeros(())
-    teacher_NV = teacher_NV.log_softmax(-1)
     student_KNV = inner_KNV.log_softmax(-1)
     if config.kl == "student_teacher":
         return (student_KNV.exp() * (student_KNV - teacher_NV)).sum()
@@ -113,31 +116,34 @@ def distillation(teacher_NV: Tensor, inner_KNV: Tensor, config: Config) -> Tenso
 
 
 def collaborative_loss(
-    final_NV: Tensor, negative_NV: Tensor, target_N: Tensor, token_NC: Tensor | None, reward_NC: Tensor | None,
+    log_prob_NV: Tensor,
+    negative_NV: Tensor,
+    target_N: Tensor,
+    token_NC: Tensor | None,
+    reward_NC: Tensor | None,
     config: Config,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(sum of L_CRR (eq. 11), number of positions that have it).
+) -> tuple[Tensor, Tensor]:
+    """(sum of L_CRR (eq. 11), number of positions that have it), from the final layer's log-probabilities.
 
     Soft labels: softmax over H = V_N and y of r_v, constant. Negatives that continue no item are left out of H, or
     kept with r_v = 0 (`crr_scope = all`).
     """
     if token_NC is None or reward_NC is None:
-        return final_NV.new_zeros(()), final_NV.new_zeros(())
-    has_N = (token_NC >= 0).any(1)
+        return log_prob_NV.new_zeros(()), log_prob_NV.new_zeros(())
     real_NC, token_NC = token_NC >= 0, token_NC.clamp(min=0)
-    log_prob_NV = final_NV.log_softmax(-1)
+    has_N = real_NC.any(1)
     if config.crr_scope == "all":
-        reward_NV = torch.zeros_like(final_NV).scatter_add(1, token_NC, reward_NC.to(final_NV.dtype) * real_NC)
+        reward_NV = torch.zeros_like(log_prob_NV).scatter_add(1, token_NC, reward_NC.to(log_prob_NV.dtype) * real_NC)
         in_H = negative_NV.scatter(1, target_N[:, None], True)
         loss_N = _soft_label_loss(log_prob_NV, reward_NV, in_H)
     else:
         in_H = real_NC & (negative_NV.gather(1, token_NC) | (token_NC == target_N[:, None]))
-        loss_N = _soft_label_loss(log_prob_NV.gather(1, token_NC), reward_NC.to(final_NV.dtype), in_H)
-    return torch.where(has_N, loss_N, 0.0).sum(), has_N.sum().to(final_NV.dtype)
+        loss_N = _soft_label_loss(log_prob_NV.gather(1, token_NC), reward_NC.to(log_prob_NV.dtype), in_H)
+    return torch.where(has_N, loss_N, 0.0).sum(), has_N.sum().to(log_prob_NV.dtype)
 
 
 def _soft_label_loss(log_prob: Tensor, reward: Tensor, in_H: Tensor) -> Tensor:
-    label = reward.detach().masked_fill(~in_H, torch.finfo(reward.dtype).min).softmax(-1)
+    label = reward.masked_fill(~in_H, torch.finfo(reward.dtype).min).softmax(-1)
     return -(label * log_prob).masked_fill(~in_H, 0.0).sum(-1)
 
 

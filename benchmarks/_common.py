@@ -1,0 +1,46 @@
+"""What the scripts share: running a command for its JSON, and writing results with the machine they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def ilrec(*arguments: object) -> dict[str, Any]:
+    """Run a command in a process of its own; what its --json line says, with the seconds it took."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "ilrec_cli", *map(str, arguments), "--json"]
+    print("$ ilrec", *arguments, flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    *shown, last = done.stdout.splitlines()
+    print("\n".join(shown), flush=True)
+    return {**json.loads(last), "command_seconds": round(time.perf_counter() - started, 1)}
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """results/NAME.json, complete or not at all."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")
+    aside.replace(path)
+    return path
+
+
+def machine() -> dict[str, Any]:
+    """Enough to judge a number by."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    return {"date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "gpu": gpu, **versions}  # fmt: skip

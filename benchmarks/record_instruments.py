@@ -1,0 +1,56 @@
+"""The pipeline on the real Instruments data: SASRec, and a tiny language model with SFT and with ILRec.
+
+    python benchmarks/record_instruments.py FOLDER_WITH_LCREC_FILES [--seeds 0] [--work ilrec-work]
+
+One JSON per cell (model and seed); a cell whose file is there is skipped, a training that was stopped is resumed.
+Both language models get the same settings and the same budget; the best epoch is chosen on validation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from _common import RESULTS, ilrec, write
+
+DATASET = "Instruments"
+LM = ["--backbone", "tiny-llama", "--epochs", 20, "--dropout", 0.1, "--weight-decay", 0.1, "--patience", 20,
+      "--valid-users", 5000]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("raw", type=Path)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--work", default="ilrec-work")
+    arguments = parser.parse_args()
+    common = ["--dataset", DATASET, "--work", arguments.work]
+    ilrec("preprocess", *common, "--raw-dir", arguments.raw)
+    ilrec("build-ids", *common, "--index", arguments.raw / f"{DATASET}.index.json", "--name", "published")
+    for seed in map(int, arguments.seeds.split(",")):
+        sasrec = ["train-cf", *common, "--model", "sasrec", "--name", f"sasrec-s{seed}", "--seed", seed]
+        cell(f"sasrec-s{seed}", sasrec, common)
+        for method in ("sft", "ilrec"):
+            name = f"{method}-s{seed}"
+            more = ["--cf", f"sasrec-s{seed}"] if method == "ilrec" else []
+            train = ["train", *common, "--method", method, "--name", name, "--seed", seed, *LM, *more]
+            unfinished = Path(arguments.work) / DATASET / "runs" / name / "train" / "checkpoints"
+            cell(name, [*train, "--resume"] if unfinished.exists() else train, common)
+    ilrec("report", *common)
+
+
+def cell(name: str, train: list[Any], common: list[Any]) -> None:
+    """Train and evaluate one model, unless its result is there."""
+    result = f"instruments-{name}"
+    if (RESULTS / f"{result}.json").exists():
+        return
+    trained = ilrec(*train)
+    evaluated = ilrec("evaluate", *common, "--run", name)
+    settings = [str(part) for part in train if part != "--resume"]
+    print(write(result, {"train": trained, "events": evaluated["events"], "test": evaluated["metrics"][name],
+                         "evaluation_seconds": evaluated["command_seconds"], "command": settings}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

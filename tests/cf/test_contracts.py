@@ -1,0 +1,129 @@
+"""What every collaborative model owes: learn the chain world, look only back, score alike alone and in a batch."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ilrec_cli import plugins
+from ilrec_cli.cf import _fit
+from ilrec_cli.cf._common import Facts, make_batch
+from ilrec_cli.histories import Sequences, training_windows
+from ilrec_cli.metrics import ranking_metrics
+
+ITEMS, USERS, LONGEST = 30, 80, 8
+TRAINED = [name for name in plugins.names("cf") if plugins.load("cf", name).TRAINED]
+SETTINGS = SimpleNamespace(epochs=60, patience=60, batch_size=16, learning_rate=5e-3, weight_decay=0.0, clip=5.0,
+                           max_steps=None, seed=0, dtype="float32")  # fmt: skip
+SMALL = {"sasrec": {"hidden_size": 16, "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.0}}
+
+
+def chain_world() -> tuple[Sequences, np.ndarray]:
+    """Item i is always followed by i + 1."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 14, size=USERS)
+    items = np.concatenate([(rng.integers(ITEMS) + np.arange(length)) % ITEMS for length in lengths])
+    return Sequences(items, np.concatenate([[0], lengths.cumsum()])), lengths
+
+
+def facts(sequences: Sequences) -> Facts:
+    return Facts(USERS, ITEMS, LONGEST, torch.bincount(torch.from_numpy(sequences.items), minlength=ITEMS))
+
+
+def build(name: str, seed: int = 0) -> Any:
+    plugin = plugins.load("cf", name)
+    torch.manual_seed(seed)
+    config = plugin.Config(**SMALL.get(name, {}))
+    return plugins.part(plugin, "model").Model(config, facts(chain_world()[0])).eval()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_sequential_models_learn_the_chain(name: str) -> None:
+    sequences, lengths = chain_world()
+    model = build(name)
+    windows = training_windows(sequences, lengths - 2, LONGEST)
+    users = np.arange(USERS)
+    log: list[dict[str, Any]] = []
+    _fit.fit(model, sequences, windows, _fit.Events(users, lengths - 2), SETTINGS, facts=facts(sequences),
+             device=torch.device("cpu"), log=log.append)  # fmt: skip
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    rankings = _fit.rank_events(model, sequences, _fit.Events(users, lengths - 1), facts(sequences), torch.device("cpu"))
+    assert ranking_metrics(rankings.rank_E, [1])["hit@1"].mean() > 0.9
+    best = max(row["valid_ndcg@10"] for row in log)
+    assert [row["valid_ndcg@10"] for row in log if row["best"]][-1] == best
+
+
+@pytest.mark.parametrize("name", plugins.names("cf"))
+def test_scores_have_one_row_per_history_and_one_column_per_item(name: str) -> None:
+    history = torch.tensor([[3, 4, -1], [5, 6, 7]])
+    scores = build(name).scores(history, torch.tensor([0, 1]))
+    assert scores.shape == (2, ITEMS)
+    assert torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("name", plugins.names("cf"))
+def test_alone_in_company_and_padded_the_scores_are_the_same(name: str) -> None:
+    model = build(name)
+    rows = [[3], [4, 5, 6, 7], [9, 2], list(range(12))]
+    padded = torch.full((4, 12), -1)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = torch.tensor(row)
+    together = model.scores(padded)
+    for place, row in enumerate(rows):
+        torch.testing.assert_close(model.scores(torch.tensor([row]))[0], together[place], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", plugins.names("cf"))
+def test_only_the_most_recent_items_count(name: str) -> None:
+    model = build(name)
+    long = torch.arange(20)[None]
+    torch.testing.assert_close(model.scores(long), model.scores(long[:, -LONGEST:]))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_place_does_not_see_what_comes_after_it(name: str) -> None:
+    model = build(name)
+    one, two = torch.tensor([[3, 4, 5, 6]]), torch.tensor([[3, 4, 8, 9]])
+    torch.testing.assert_close(model._encode(one)[:, :2], model._encode(two)[:, :2])
+    assert not torch.allclose(model._encode(one)[:, 2], model._encode(two)[:, 2])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_loss_is_cross_entropy_of_the_scores_at_every_target(name: str) -> None:
+    """Training at all places at once equals scoring every prefix on its own, target by target, in a loop."""
+    sequences, lengths = chain_world()
+    model = build(name)
+    windows = training_windows(sequences, lengths - 2, LONGEST).take(np.arange(12))
+    found = model.loss(make_batch(sequences, windows, torch.device("cpu"))).item()
+    losses = []
+    for start, first, stop in zip(*windows, strict=True):
+        for place in range(first, stop):
+            scores = model.scores(torch.from_numpy(sequences.items[start:place])[None]).double()[0]
+            losses.append((scores.logsumexp(0) - scores[sequences.items[place]]).item())
+    assert found == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_popularity_is_the_count() -> None:
+    sequences, _ = chain_world()
+    scores = build("popularity").scores(torch.tensor([[1], [2]]))
+    assert scores.tolist() == [np.bincount(sequences.items, minlength=ITEMS).tolist()] * 2
+
+
+def test_ranks_break_ties_by_the_lower_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences, lengths = chain_world()
+
+    class Flat:
+        def scores(self, history: torch.Tensor, user: torch.Tensor | None = None) -> torch.Tensor:
+            return torch.zeros(len(history), ITEMS)
+
+    events = _fit.Events(np.arange(USERS), lengths - 1)
+    targets = sequences.items[sequences.offsets[1:] - 1]
+    for chunk in (1, ITEMS, 10**6):
+        monkeypatch.setattr(_fit, "CHUNK_SCORES", chunk)
+        found = _fit.rank_events(Flat(), sequences, events, facts(sequences), torch.device("cpu"))
+        assert found.rank_E.tolist() == [target if target < 20 else -1 for target in targets]
+        assert found.item_Ek.tolist() == [list(range(20))] * USERS

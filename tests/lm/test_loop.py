@@ -1,0 +1,231 @@
+"""The loop: kills and resumes to the same bits, accumulation, schedule, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_LM, Finished, llama
+
+from ilrec_cli import artifacts, cli
+from ilrec_cli.console import Console
+from ilrec_cli.errors import UserError
+from ilrec_cli.histories import Sequences, training_windows
+from ilrec_cli.lm.examples import Catalogue, Examples, Layout
+from ilrec_cli.lm.log import JsonLog, read_log
+from ilrec_cli.lm.loop import Job, Loop, schedule
+from ilrec_cli.lm.model import SupervisedLM
+from ilrec_cli.methods.ilrec import Config, weights
+from ilrec_cli.methods.ilrec.loss import make_loss
+from ilrec_cli.settings import Train
+
+END = 1
+
+
+def catalogue(items: int) -> Catalogue:
+    from ilrec_cli.histories import gather_runs
+    from ilrec_cli.trie import ItemTrie
+
+    paths = [[3 + item % 8, 11 + item // 8, END] for item in range(items)]
+    flat, start = np.array(paths).ravel(), np.arange(items) * 3
+    trie = ItemTrie.build(paths)
+    node = np.zeros((items, 3), dtype=np.int64)
+    for depth in (1, 2):
+        node[:, depth] = trie.step(torch.from_numpy(node[:, depth - 1]), torch.tensor([p[depth - 1] for p in paths])).numpy()
+    return Catalogue(gather_runs(flat, start, np.full(items, 3)), np.full(items, 3), node, trie)
+
+
+def a_job(folder: Path, settings: Train, dtype: torch.dtype = torch.float64) -> Job:
+    """Users who walk through 40 items in order; a loss with every term."""
+    lengths = np.random.default_rng(0).integers(4, 12, size=50)
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    sequences = Sequences(np.arange(offsets[-1]) % 40, offsets)
+    empty = np.zeros(0, dtype=np.int64)
+    examples = Examples(sequences, training_windows(sequences, lengths - 2, 20), catalogue(40), Layout(np.array([0]), empty, empty, True, 2))
+    method = Config(lambda_cpd=0.1, mu_crr=0.0)
+    scores = iter([0.3, 0.1, 0.2, 0.0, 0.0, 0.0])
+    return Job(
+        model=SupervisedLM(llama(initializer_range=0.02).to(dtype), (2,)), examples=examples, loss=make_loss(method),
+        weights=weights(method), rewards=None, validate=lambda: {"ndcg@10": next(scores), "hit@10": 0.5},
+        settings=settings, learning_rate=1e-2, folder=folder, identity={"seed": settings.seed},
+    )  # fmt: skip
+
+
+def run(job: Job) -> tuple[dict[str, torch.Tensor], Any]:
+    from accelerate import Accelerator
+
+    progress = Loop(job, Accelerator(cpu=True), Console(quiet=True)).run()
+    return {name: value.detach().clone() for name, value in job.model.state_dict().items()}, progress
+
+
+SETTINGS = Train(dataset="toy", epochs=2, batch_size=16, log_every=3, patience=9)
+
+
+def test_accumulation_gives_the_update_of_one_big_batch(tmp_path: Path) -> None:
+    whole, _ = run(a_job(tmp_path / "a", SETTINGS))
+    for micro in (5, 1):
+        parts, _ = run(a_job(tmp_path / str(micro), replace(SETTINGS, micro_batch=micro)))
+        for name, value in whole.items():
+            torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+def test_loss_chunks_give_the_same_training(tmp_path: Path) -> None:
+    whole, _ = run(a_job(tmp_path / "a", SETTINGS))
+    chunked, _ = run(a_job(tmp_path / "b", replace(SETTINGS, loss_chunk=7)))
+    for name, value in whole.items():
+        torch.testing.assert_close(chunked[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+def test_the_best_weights_are_kept_and_patience_stops(tmp_path: Path) -> None:
+    weights_, progress = run(a_job(tmp_path / "a", replace(SETTINGS, epochs=5, patience=2)))
+    assert (progress.step, progress.best, progress.best_step) == (12, 0.3, 4), "best after epoch 1, two more without"
+    log = read_log(tmp_path / "a" / "log.jsonl")
+    assert [row["best"] for row in log if "best" in row] == [True, False, False]
+    assert [row["step"] for row in log if "loss" in row] == [3, 6, 9, 12]
+    row = log[0]
+    assert row["loss"] == pytest.approx(row["cpo"] + 0.1 * row["cpd"], rel=1e-12)
+    assert {"cpo", "cpd", "ce", "lr", "grad_norm", "negatives", "seconds"} <= row.keys()
+    one_epoch, _ = run(a_job(tmp_path / "b", replace(SETTINGS, epochs=5, patience=1, max_steps=None)))
+    for name, value in weights_.items():
+        assert torch.equal(one_epoch[name], value), "those of the best step, not of the last"
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    straight, _ = run(a_job(tmp_path / "a", SETTINGS, torch.float32))
+    for stop_after in range(1, 8):
+        folder = tmp_path / f"stop{stop_after}"
+        job = a_job(folder, SETTINGS, torch.float32)
+        calls = []
+
+        def counting(*arguments: Any, job: Job = job, calls: list[int] = calls, after: int = stop_after, **named: Any) -> Any:
+            calls.append(1)
+            if len(calls) == after:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return job.loss(*arguments, **named)
+
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {stop_after}"):
+            run(replace(job, loss=counting))
+        resumed, progress = run(a_job(folder, replace(SETTINGS, resume=True), torch.float32))
+        assert progress.step == 8
+        for name, value in straight.items():
+            assert torch.equal(resumed[name], value), (stop_after, name)
+        steps = [row["step"] for row in read_log(folder / "log.jsonl") if "loss" in row]
+        assert steps == sorted(set(steps)), "no line twice"
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    job = a_job(tmp_path / "a", SETTINGS)
+    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+
+    def broken(final: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        terms = job.loss(final, *rest, **named)
+        terms.losses["cpo"] = (terms.cpo * math.inf, terms.losses["cpo"][1])
+        return terms
+
+    with pytest.raises(UserError, match="step 1: the gradient is not finite"):
+        run(replace(job, loss=broken))
+    for name, value in before.items():
+        assert torch.equal(job.model.state_dict()[name], value)
+
+
+def test_resume_refuses_another_configuration_and_names_the_key(tmp_path: Path) -> None:
+    run(a_job(tmp_path / "a", SETTINGS))
+    with pytest.raises(UserError, match="seed is 1, the checkpoint has 0"):
+        run(a_job(tmp_path / "a", replace(SETTINGS, seed=1, resume=True)))
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        run(a_job(tmp_path / "b", replace(SETTINGS, resume=True)))
+
+
+def test_schedule() -> None:
+    base = replace(SETTINGS, warmup=0.1)
+    cosine = [schedule(step, 100, base) for step in range(100)]
+    assert cosine[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
+    assert cosine[10] == 1
+    assert cosine[55] == pytest.approx(0.5)
+    assert cosine == sorted(cosine[:10]) + sorted(cosine[10:], reverse=True)
+    assert schedule(55, 100, replace(base, schedule="linear")) == pytest.approx(0.5)
+    assert schedule(99, 100, replace(base, schedule="constant")) == 1
+    assert schedule(0, 1, replace(base, warmup=0.0)) == 1
+
+
+def test_a_log_ignores_a_torn_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [row["step"] for row in read_log(path)] == [1, 2]
+    JsonLog(path, 1, enabled=True).write(step=2, again=True)
+    assert read_log(path) == [{"step": 1}, {"step": 2, "again": True}]
+
+
+KILLED = [*TINY_LM, "--epochs", "3", "--save-every", "3", "--max-steps", "20"]
+
+
+def start(world: Path, name: str, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ilrec_cli", "train", "--dataset", "toy", "--work", str(world), "--name", name, *KILLED, *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def kill_at(process: subprocess.Popen[str], log: Path, step: int) -> None:
+    """SIGKILL as soon as the log has reached a step."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(row["step"] >= step for row in read_log(log)):
+            process.kill()
+            process.communicate()
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"the run ended before step {step}: {process.communicate()[0]}")
+
+
+def test_killed_and_resumed_by_the_commands_ends_with_the_same_digest(world: Path) -> None:
+    straight = start(world, "straight")
+    output, _ = straight.communicate(timeout=180)
+    assert straight.returncode == 0, output
+    log = world / "toy" / "runs" / "killed" / "train" / "log.jsonl"
+    kill_at(start(world, "killed"), log, 5)
+    kill_at(start(world, "killed", "--resume"), log, 11)
+    last = start(world, "killed", "--resume")
+    output, _ = last.communicate(timeout=180)
+    assert last.returncode == 0, output
+    assert "Resuming after step" in output
+    one, two = (artifacts.read(world / "toy" / "runs" / name / "train", "run") for name in ("straight", "killed"))
+    assert one.manifest["files"]["model/model.safetensors"] == two.manifest["files"]["model/model.safetensors"]
+    assert one.digest == two.digest
+    assert not (two.path / "checkpoints").exists()
+
+
+def test_runs_are_not_overwritten_unasked(world: Path, ilrec: Callable[..., Finished]) -> None:
+    common = ["train", "--dataset", "toy", "--work", world, "--name", "kept", "--method", "sft", *TINY_LM, "--max-steps", "2"]
+    assert ilrec(*common).code == 0
+    again = ilrec(*common)
+    assert again.code == 0
+    assert "Already trained" in again.out
+    assert "with other settings" in ilrec(*common, "--seed", "1").one_line()
+    unfinished = world / "toy" / "runs" / "half" / "train" / "checkpoints"
+    unfinished.mkdir(parents=True)
+    assert "--resume" in ilrec(*common[:6], "half", *common[7:]).one_line()
+
+
+def test_the_saved_configuration_starts_the_same_run(trained: Path, ilrec: Callable[..., Finished]) -> None:
+    saved = trained / "toy" / "runs" / "ilrec" / "train"
+    result = ilrec("train", "--config", saved / "config.yaml", "--work", trained, "--name", "from-config")
+    assert result.code == 0, result.err
+    one, two = (artifacts.read(path, "run") for path in (saved, saved.parent.parent / "from-config" / "train"))
+    assert one.digest == two.digest
+    json.dumps(cli.invoke(["recommend", "--dataset", "toy", "--work", str(trained), "--run", "from-config", "--user", _user(trained), "--quiet"]))
+
+
+def _user(work: Path) -> str:
+    return artifacts.read(work / "toy" / "data", "data").table("users")["raw_id"][0].as_py()

@@ -1,0 +1,201 @@
+"""SupervisedLM: phi is the model's own head, chunks add up, only labelled positions count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import llama, qwen2, random_model
+from torch import Tensor
+
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm.examples import Batch
+from ilrec_cli.lm.model import Rewards, SupervisedLM, decoder
+from ilrec_cli.methods.ilrec import Config
+from ilrec_cli.methods.ilrec.loss import make_loss
+
+VOCABULARY = 60
+LOSS: Any = make_loss(Config(alpha=0.3, beta=0.3))
+
+
+def gemma2(**settings: Any) -> Any:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    return random_model(Gemma2Config, Gemma2ForCausalLM, VOCABULARY, 3, 32, 0, head_dim=8, final_logit_softcapping=2.0, **settings)
+
+
+def granite(**settings: Any) -> Any:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    return random_model(GraniteConfig, GraniteForCausalLM, VOCABULARY, 3, 32, 0, logits_scaling=8.0, **settings)
+
+
+def cohere(**settings: Any) -> Any:
+    from transformers import CohereConfig, CohereForCausalLM
+
+    return random_model(CohereConfig, CohereForCausalLM, VOCABULARY, 3, 32, 0, logit_scale=0.0625, **settings)
+
+
+def mistral(**settings: Any) -> Any:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return random_model(MistralConfig, MistralForCausalLM, VOCABULARY, 3, 32, 0, sliding_window=None, **settings)
+
+
+def gpt2(**settings: Any) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=1)).eval()
+
+
+MODELS = {"llama": llama, "qwen2": qwen2, "gemma2": gemma2, "granite": granite, "cohere": cohere, "mistral": mistral, "gpt2": gpt2}
+
+
+def a_batch(rows: int = 4, width: int = 9, seed: int = 0) -> tuple[Batch, Tensor, Tensor]:
+    """Right-padded rows with some supervised positions; (batch, labels_BS with -100, rows of each position)."""
+    generator = torch.Generator().manual_seed(seed)
+    input_BS = torch.randint(3, VOCABULARY, (rows, width), generator=generator)
+    length_B = torch.randint(4, width + 1, (rows,), generator=generator)
+    mask_BS = torch.arange(width) < length_B[:, None]
+    labels_BS = torch.where(mask_BS & (torch.arange(width) >= 2), input_BS, -100)
+    row_N, column_N = (labels_BS != -100).nonzero(as_tuple=True)
+    target_N = labels_BS[row_N, column_N]
+    zero_N = torch.zeros_like(target_N)
+    batch = Batch(input_BS.masked_fill(~mask_BS, 2), mask_BS.long(), row_N * width + column_N - 1, target_N, zero_N, row_N, zero_N[:, None])
+    return batch, labels_BS, row_N
+
+
+def rewards_for(batch: Batch, seed: int = 0) -> Rewards:
+    generator = torch.Generator().manual_seed(seed)
+    others = torch.randint(VOCABULARY, (len(batch.target_N), 3), generator=generator)
+    tokens = torch.cat([batch.target_N[:, None], others], 1)
+    fresh = torch.ones_like(tokens, dtype=torch.bool)
+    for column in range(1, 4):
+        fresh[:, column] = (tokens[:, :column] != tokens[:, column : column + 1]).all(1)
+    return Rewards(torch.where(fresh, tokens, -1), torch.rand(tokens.shape, generator=generator) * fresh)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_phi_of_the_last_hidden_state_is_the_models_logits(name: str) -> None:
+    backbone = MODELS[name]()
+    model = SupervisedLM(backbone, (1, 2))
+    model.check_phi()
+    ids = torch.randint(3, VOCABULARY, (2, 7))
+    expected = backbone(input_ids=ids).logits
+    hidden = decoder(backbone)(input_ids=ids, output_hidden_states=True)
+    final, inner = model.phi(hidden.last_hidden_state.flatten(0, 1), torch.stack([hidden.hidden_states[2].flatten(0, 1)]))
+    torch.testing.assert_close(final.view_as(expected), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+    # The raw output of the last block, normed by phi, is the same again: inner layers get the whole of phi.
+    raw: list[Tensor] = []
+    blocks = decoder(backbone).layers if hasattr(decoder(backbone), "layers") else decoder(backbone).h
+    blocks[-1].register_forward_hook(lambda _, __, output: raw.append(output[0] if isinstance(output, tuple) else output))
+    backbone(input_ids=ids)
+    again = model.phi(hidden.last_hidden_state.flatten(0, 1), raw[0].flatten(0, 1)[None])[1][0]
+    torch.testing.assert_close(again.view_as(expected), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+    assert not torch.allclose(inner[0], final), "an inner layer is another distribution"
+
+
+def test_a_head_that_phi_does_not_know_is_refused() -> None:
+    backbone = llama()
+    original = backbone.forward
+    backbone.forward = lambda **inputs: _scaled(original(**inputs))
+    with pytest.raises(UserError, match="not head\\(norm\\(hidden\\)\\)"):
+        SupervisedLM(backbone, (1,)).check_phi()
+
+
+def _scaled(output: Any) -> Any:
+    output.logits = output.logits * 2
+    return output
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_gathered_logits_are_those_of_the_full_forward(name: str) -> None:
+    backbone = MODELS[name]()
+    batch, labels_BS, _ = a_batch()
+    seen: dict[str, Tensor] = {}
+
+    def capture(final_NV: Tensor, inner_KNV: Tensor, target_N: Tensor, **_: Any) -> Any:
+        seen.update(final=final_NV, inner=inner_KNV)
+        return LOSS(final_NV, inner_KNV, target_N)
+
+    terms = SupervisedLM(backbone, (1, 2))(batch, capture)
+    full = backbone(input_ids=batch.input_BS, attention_mask=batch.mask_BS, output_hidden_states=True)
+    shifted = full.logits[:, :-1][labels_BS[:, 1:] != -100]
+    torch.testing.assert_close(seen["final"], shifted, rtol=1e-5, atol=1e-5)
+    for place, layer in enumerate((1, 2)):
+        inner = backbone.lm_head(backbone.model.norm(full.hidden_states[layer]))[:, :-1][labels_BS[:, 1:] != -100]
+        torch.testing.assert_close(seen["inner"][place], inner, rtol=1e-5, atol=1e-5)
+    expected = F.cross_entropy(full.logits[:, :-1].flatten(0, 1), labels_BS[:, 1:].flatten(), reduction="sum")
+    torch.testing.assert_close(terms.ce, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_any_loss_chunk_gives_the_same_terms_and_gradients(name: str) -> None:
+    batch, _, _ = a_batch()
+    rewards = rewards_for(batch)
+    results = {}
+    for chunk in (0, 1, 7, len(batch.target_N)):
+        model = SupervisedLM(MODELS[name](), (1, 2))
+        terms = model(batch, LOSS, rewards, chunk)
+        (terms.cpo + terms.cpd + terms.crr).backward()
+        results[chunk] = terms, {n: p.grad for n, p in model.named_parameters()}
+    whole, gradients = results[0]
+    for chunk, (terms, found) in results.items():
+        for term, (value, count) in {**whole.losses, **whole.stats}.items():
+            other = {**terms.losses, **terms.stats}[term]
+            torch.testing.assert_close(other[0], value, rtol=2e-6, atol=1e-6, msg=f"{term} at chunk {chunk}")
+            assert other[1] == count
+        for parameter, gradient in gradients.items():
+            torch.testing.assert_close(found[parameter], gradient, rtol=1e-3, atol=1e-4, msg=parameter)
+
+
+def test_padding_and_unlabelled_rows_change_nothing() -> None:
+    model = SupervisedLM(llama(), (2,))
+    batch, _, row_N = a_batch(rows=3)
+    rewards = rewards_for(batch)
+    alone = model(batch, LOSS, rewards)
+    width = batch.input_BS.shape[1]
+    padded_input = F.pad(batch.input_BS, (0, 4), value=2)
+    padded_mask = F.pad(batch.mask_BS, (0, 4))
+    extra = torch.randint(3, VOCABULARY, (1, width + 4))
+    wider = batch._replace(
+        input_BS=torch.cat([padded_input, extra]), mask_BS=torch.cat([padded_mask, torch.ones_like(extra)]),
+        position_N=row_N * (width + 4) + batch.position_N - row_N * width,
+    )  # fmt: skip
+    together = model(wider, LOSS, rewards)
+    for term, (value, count) in alone.losses.items():
+        torch.testing.assert_close(together.losses[term][0], value, rtol=1e-5, atol=1e-5)
+        assert together.losses[term][1] == count
+
+
+def test_detach_head_keeps_cpd_out_of_norm_and_head() -> None:
+    batch, _, _ = a_batch()
+    for detach in (False, True):
+        model = SupervisedLM(llama(), (1, 2), detach_head=detach)
+        model(batch, LOSS).cpd.backward()
+        head, norm = model.backbone.lm_head.weight.grad, model.backbone.model.norm.weight.grad
+        assert (head is None) == detach
+        assert (norm is None) == detach
+        assert model.backbone.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+        last = [p.grad for p in model.backbone.model.layers[2].parameters()]
+        assert all(grad is None or not grad.any() for grad in last), "the teacher is fixed"
+
+
+def test_dropout_acts_in_training_only_and_changes_no_weights() -> None:
+    batch, _, _ = a_batch()
+    plain, dropping = SupervisedLM(llama(), (2,)), SupervisedLM(llama(), (2,), dropout=0.5)
+    assert torch.equal(plain.eval()(batch, LOSS).cpo, dropping.eval()(batch, LOSS).cpo)
+    assert plain.state_dict().keys() == dropping.state_dict().keys()
+    torch.manual_seed(0)
+    first = dropping.train()(batch, LOSS).cpo
+    assert first != dropping(batch, LOSS).cpo
+    assert plain.train()(batch, LOSS).cpo == plain.eval()(batch, LOSS).cpo
+
+
+def test_layers_outside_the_model_are_a_bug() -> None:
+    for layers in ((0,), (3,), (-1,)):
+        with pytest.raises(ValueError, match="layers"):
+            SupervisedLM(llama(), layers)

@@ -1,0 +1,215 @@
+"""Every mistake that the pipeline's users make: one clear line, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY_LM, Finished, tree
+
+from ilrec_cli import artifacts, cli
+
+Run = Callable[..., Finished]
+
+
+def raw(folder: Path, users: int = 6, items: int = 6) -> Path:
+    """Review lines in which every user buys every item: a 5-core by itself."""
+    folder.mkdir()
+    rows = [{"reviewerID": f"u{u}", "asin": f"i{i}", "overall": 5.0, "unixReviewTime": i} for u in range(users) for i in range(items)]
+    (folder / "Toys.json.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return folder
+
+
+def preprocess(ilrec: Run, work: Path, folder: Path, *more: str) -> Finished:
+    return ilrec("preprocess", "--dataset", "Toys", "--work", work, "--raw-dir", folder, *more)
+
+
+def test_raw_files_that_are_fine(tmp_path: Path, ilrec: Run) -> None:
+    assert preprocess(ilrec, tmp_path / "work", raw(tmp_path / "raw")).code == 0
+
+
+def test_unknown_dataset(tmp_path: Path, ilrec: Run) -> None:
+    line = ilrec("preprocess", "--dataset", "Nowhere", "--work", tmp_path / "work").one_line()
+    assert "unknown dataset 'Nowhere'" in line
+    assert str(tmp_path / "work" / "Nowhere" / "raw") in line
+    assert "--raw-dir" in line
+    assert tree(tmp_path) == []
+
+
+def test_no_recognised_file(tmp_path: Path, ilrec: Run) -> None:
+    (tmp_path / "raw").mkdir()
+    assert "sources that recognise its files: none" in preprocess(ilrec, tmp_path / "work", tmp_path / "raw").one_line()
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "not json", "missing field"])
+def test_broken_raw_files(spoil: str, tmp_path: Path, ilrec: Run) -> None:
+    file = raw(tmp_path / "raw") / "Toys.json.gz"
+    text = gzip.decompress(file.read_bytes())
+    expected = {"truncated": "truncated or corrupt", "not json": "Toys.json.gz:3: not valid JSON", "missing field": "Toys.json.gz:3: field 'unixReviewTime' is missing"}
+    lines = text.splitlines(keepends=True)
+    if spoil == "truncated":
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        lines[2] = b"{oops}\n" if spoil == "not json" else lines[2].replace(b"unixReviewTime", b"time")
+        file.write_bytes(gzip.compress(b"".join(lines)))
+    assert expected[spoil] in preprocess(ilrec, tmp_path / "work", tmp_path / "raw").one_line()
+    assert not (tmp_path / "work").exists()
+
+
+def test_nothing_left_after_the_core_shows_the_counts_of_each_pass(tmp_path: Path, ilrec: Run) -> None:
+    line = preprocess(ilrec, tmp_path / "work", raw(tmp_path / "raw"), "--user-k", "7").one_line()
+    assert "user_k 7, item_k 5" in line
+    assert "6 users, 6 items, 36 interactions; 0 users, 0 items, 0 interactions" in line
+    assert not (tmp_path / "work").exists()
+
+
+def test_no_item_text(tmp_path: Path, ilrec: Run) -> None:
+    preprocess(ilrec, tmp_path / "work", raw(tmp_path / "raw"))
+    line = ilrec("build-ids", "--dataset", "Toys", "--work", tmp_path / "work").one_line()
+    assert "none of the 6 items has text" in line
+    assert "--index" in line
+    assert not (tmp_path / "work" / "Toys" / "ids").exists()
+
+
+@pytest.mark.parametrize("command", ["build-ids", "train-cf", "train", "evaluate", "report"])
+def test_stages_without_their_inputs_name_the_command_to_run(command: str, tmp_path: Path, ilrec: Run) -> None:
+    assert "Run: ilrec preprocess --dataset Toys" in ilrec(command, "--dataset", "Toys", "--work", tmp_path).one_line()
+
+
+def test_a_near_miss_of_a_dataset_is_named(world: Path, ilrec: Run) -> None:
+    assert "Did you mean 'toy'?" in ilrec("train", "--dataset", "toi", "--work", world).one_line()
+
+
+def another_world(tmp_path: Path) -> Path:
+    work = tmp_path / "work"
+    common = ["--dataset", "toy", "--work", str(work), "--quiet"]
+    source = ["--source", "synthetic", "-o", "users=90", "--user-k", "4", "--item-k", "1"]
+    cli.invoke(["preprocess", *common, *source])
+    cli.invoke(["build-ids", *common, "--name", "text", "-o", "codes=16"])
+    cli.invoke(["train-cf", *common, "--name", "sasrec", "--epochs", "1", "-o", "hidden_size=16"])
+    return work
+
+
+def test_parents_of_another_version_are_refused_by_name(tmp_path: Path, ilrec: Run) -> None:
+    work = another_world(tmp_path)
+    old = artifacts.read(work / "toy" / "data", "data").digest[:8]
+    cli.invoke(["train", "--dataset", "toy", "--work", str(work), "--quiet", "--method", "sft", "--name", "sft", *TINY_LM, "--max-steps", "1"])
+    cli.invoke(["preprocess", "--dataset", "toy", "--work", str(work), "--quiet", "--source", "synthetic", "-o", "users=91", "--user-k", "4", "--item-k", "1"])
+    new = artifacts.read(work / "toy" / "data", "data").digest[:8]
+    train = ilrec("train", "--dataset", "toy", "--work", work, *TINY_LM).one_line()
+    evaluate = ilrec("evaluate", "--dataset", "toy", "--work", work, "--run", "sft").one_line()
+    recommend = ilrec("recommend", "--dataset", "toy", "--work", work, "--run", "sft", "--user", "A00001HOBBY").one_line()
+    for line in (train, evaluate, recommend):
+        assert old in line
+        assert new in line
+    assert "item identifiers 'text'" in train
+    assert "training run 'sft'" in evaluate
+
+
+def test_inputs_that_are_not_unique_are_asked_for(tmp_path: Path, ilrec: Run) -> None:
+    work = another_world(tmp_path)
+    cli.invoke(["build-ids", "--dataset", "toy", "--work", str(work), "--quiet", "--name", "other", "-o", "codes=8"])
+    line = ilrec("train", "--dataset", "toy", "--work", work, *TINY_LM).one_line()
+    assert "several" in line
+    assert "other, text" in line
+    assert "--ids" in line
+    assert "no item identifiers 'txt'" in ilrec("train", "--dataset", "toy", "--work", work, "--ids", "txt", *TINY_LM).one_line()
+    cli.invoke(["build-ids", "--dataset", "toy", "--work", str(work), "--quiet", "--name", "other", "-o", "codes=9"])
+    run = cli.invoke(["train", "--dataset", "toy", "--work", str(work), "--quiet", "--method", "sft", "--ids", "other", "--name", "sft", *TINY_LM, "--max-steps", "1"])
+    assert run["trained"]
+    cli.invoke(["build-ids", "--dataset", "toy", "--work", str(work), "--quiet", "--name", "other", "-o", "codes=10"])
+    assert "no longer holds" in ilrec("evaluate", "--dataset", "toy", "--work", work, "--run", "sft").one_line()
+
+
+def test_a_model_without_the_tokens(trained: Path) -> None:
+    from ilrec_cli.errors import UserError
+    from ilrec_cli.lm import tokenizer
+    from ilrec_cli.stages import _models
+
+    ids = artifacts.read(trained / "toy" / "ids" / "text", "ids")
+    with pytest.raises(UserError, match=r"the model does not have \d+ of the tokens of 'text', such as <a_"):
+        _models.catalogue(ids, tokenizer.train(["text"], 300, adds_bos=True))
+
+
+@pytest.mark.parametrize("layers", ["consecutive:3", "-3", "0"])
+def test_layers_that_do_not_exist(layers: str, world: Path, ilrec: Run) -> None:
+    before = tree(world)
+    line = ilrec("train", "--dataset", "toy", "--work", world, "--name", "bad", *TINY_LM, "-o", f"layers={layers}").one_line()
+    assert "the model has 3 layers" in line
+    assert tree(world) == before
+
+
+def test_history_items_and_users_that_do_not_exist(trained: Path, ilrec: Run) -> None:
+    common = ["recommend", "--dataset", "toy", "--work", trained, "--run", "sft"]
+    item = artifacts.read(trained / "toy" / "data", "data").table("items")["raw_id"][0].as_py()
+    line = ilrec(*common, "--history", f"{item},{item}X").one_line()
+    assert f"item '{item}X' is not among the" in line
+    assert f"Did you mean '{item}'?" in line
+    assert "--user 'nobody' is not among the" in ilrec(*common, "--user", "nobody").one_line()
+    assert "no training run 'stf'" in ilrec(*common[:-1], "stf", "--user", "A00001HOBBY").one_line()
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path: Path, ilrec: Run) -> None:
+    folder = raw(tmp_path / "raw")
+    (tmp_path / "work").write_text("a file where the folder should go")
+    line = preprocess(ilrec, tmp_path / "work", folder).one_line()
+    assert "cannot be made" in line
+    assert "--work" in line
+
+
+@pytest.mark.parametrize("backbone", ["./no/such/folder", "nobody/no-such-model"])
+def test_backbones_that_cannot_be_had(backbone: str, world: Path, ilrec: Run) -> None:
+    before = tree(world)
+    line = ilrec("train", "--dataset", "toy", "--work", world, "--method", "sft", "--backbone", backbone).one_line()
+    assert f"backbone '{backbone}'" in line
+    assert tree(world) == before
+
+
+def test_a_device_that_is_not_there(world: Path, ilrec: Run) -> None:
+    import torch
+
+    name = "mps" if torch.cuda.is_available() else "cuda"
+    assert f"--device {name}" in ilrec("evaluate", "--dataset", "toy", "--work", world, "--run", "sasrec", "--split", "valid", "--limit-users", "3", "--device", name).one_line()
+    assert "expected auto, cpu" in ilrec("train-cf", "--dataset", "toy", "--work", world, "--name", "x", "--device", "tpu").one_line()
+
+
+def limited(arguments: list[str], bytes_: int) -> subprocess.CompletedProcess[str]:
+    """A command in a process that cannot write files larger than this."""
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, "-m", "ilrec_cli", *arguments], text=True, capture_output=True, preexec_fn=limit, env=environment, check=False)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["preprocess", "--source", "synthetic", "-o", "users=300"],
+        ["build-ids", "--name", "large", "--vector-size", "40"],
+        ["train-cf", "--name", "large", "--epochs", "1"],
+        ["train", "--name", "large", "--method", "sft", *TINY_LM, "--max-steps", "2"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_disk_that_fills(command: list[str], tmp_path: Path) -> None:
+    work = another_world(tmp_path)
+    before = tree(work)
+    digest = artifacts.read(work / "toy" / "data", "data").digest
+    result = limited([command[0], "--dataset", "toy", "--work", str(work), *command[1:]], 6_000)
+    assert result.returncode == 2, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "cannot write" in errors[0]
+    assert "File too large" in errors[0]
+    assert "Traceback" not in result.stderr
+    assert tree(work) == before, "nothing half-written, nothing lost"
+    assert artifacts.read(work / "toy" / "data", "data").digest == digest

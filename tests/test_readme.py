@@ -1,0 +1,110 @@
+"""Every command in the README runs. A block without a declaration of how it is tested fails.
+
+A declaration is a comment in front of the block: `<!-- test: FLAGS -->`. FLAGS are added to every `ilrec` command of
+the block that knows them (so real training becomes a smoke test); `<!-- test: as is -->` adds none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Finished
+
+from ilrec_cli import cli, config
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"(?:<!-- test: (?P<flags>[^>]*?) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
+TESTED = ("bash", "sh", "shell", "console", "python")
+Block = tuple[str, str, str | None]
+
+
+def blocks() -> list[Block]:
+    """(language, code, flags) of every block of commands."""
+    text = (ROOT / "README.md").read_text()
+    found = [(match["language"], match["code"], match["flags"]) for match in FENCE.finditer(text)]
+    return [block for block in found if block[0] in TESTED]
+
+
+def commands(code: str) -> list[list[str]]:
+    joined = code.replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def with_flags(arguments: list[str], flags: str) -> list[str]:
+    """The command with those of the declared flags that it knows."""
+    known = {"--" + field.name.replace("_", "-") for field in config.fields(cli.COMMANDS[arguments[0]][0])} if arguments[0] in cli.COMMANDS else set()
+    added: list[str] = []
+    parts = shlex.split("" if flags == "as is" else flags)
+    for flag, value in zip(parts[::2], parts[1::2], strict=True):
+        if flag in known:
+            added += [flag, value]
+    return [*arguments, *added]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place like the README's: `data/Instruments` holds files in LC-Rec's layout."""
+    from ilrec_cli.datasets import synthetic
+    from ilrec_cli.datasets.synthetic import load
+
+    interactions, items = load.load(tmp_path, "", synthetic.Config(users=150))
+    raw = tmp_path / "data" / "Instruments"
+    raw.mkdir(parents=True)
+    numbers = {item: str(number) for number, item in enumerate(items["raw_id"])}
+    sequences: dict[str, list[int]] = {}
+    for user, item in interactions.sort("timestamp", "row").select("user", "item").iter_rows():
+        sequences.setdefault(user, []).append(int(numbers[item]))
+    index = {number: [f"<a_{place % 8}>", f"<b_{place // 8}>"] for place, number in enumerate(numbers.values())}
+    for name, data in (("inter", dict(enumerate(sequences.values()))), ("index", index)):
+        (raw / f"Instruments.{name}.json").write_text(json.dumps(data))
+    (raw / "Instruments.item2id").write_text("".join(f"{item}\t{number}\n" for item, number in numbers.items()))
+    (raw / "Instruments.user2id").write_text("".join(f"{user}\t{number}\n" for number, user in enumerate(sequences)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_block_says_how_it_is_tested() -> None:
+    undeclared = [code for _, code, flags in blocks() if flags is None]
+    assert not undeclared, f"README blocks without '<!-- test: ... -->': {undeclared}"
+    assert len(blocks()) >= 4
+
+
+def test_a_block_without_a_declaration_would_be_found() -> None:
+    assert [match["flags"] for match in FENCE.finditer("<!-- test: as is -->\n```bash\nx\n```\n\n```bash\ny\n```\n")] == ["as is", None]
+
+
+def test_the_blocks_run_in_order(folder: Path, ilrec: Callable[..., Finished]) -> None:
+    """As one session in one folder, from top to bottom, the way a reader would."""
+    for language, code, flags in blocks():
+        assert flags is not None
+        if language == "python":
+            subprocess.run([sys.executable, "-c", code], check=True)
+            continue
+        for name, *arguments in commands(code):
+            if name in ("git", "cd", "pip"):
+                continue
+            if name == "make":
+                run_make(arguments, flags, ilrec)
+                continue
+            assert name == "ilrec", f"the README runs '{name}', which this test does not know"
+            result = ilrec(*with_flags(arguments, flags))
+            assert result.code == 0, f"ilrec {shlex.join(arguments)}: {result.err}"
+
+
+def run_make(targets: list[str], flags: str, ilrec: Callable[..., Finished]) -> None:
+    """`make demo` ends with `ilrec demo`, which is run; of other targets, that they exist and what they call."""
+    for target in targets:
+        dry = subprocess.run(["make", "--dry-run", "-C", str(ROOT), target], text=True, capture_output=True, check=True).stdout
+        last = dry.strip().splitlines()[-1] if target != "demo" else next(line for line in dry.splitlines() if "ilrec demo" in line)
+        if target == "demo":
+            arguments = shlex.split(last.split("ilrec ", 1)[1])
+            assert ilrec(*with_flags(arguments, flags)).code == 0
+        else:
+            assert "pytest" in dry or "ruff" in dry, f"make {target}: {last}"
