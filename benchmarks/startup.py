@@ -1,6 +1,6 @@
 """How long `ilrec --help` and `ilrec train --help` take, beside an import of torch alone, in the same run.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
 }  # fmt: skip
 PANELS = ("Data", "Model", "Optimisation", "", "Running")
 OPPOSITE = "no_"  # prefix of a switch's hidden opposite
-SPACE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
+ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 app = typer.Typer(
     name="ilrec",
@@ -73,10 +74,10 @@ def _guarded(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        reason = _no_space(error)
+        reason = _outside_reason(error)
         if reason is None:
             raise
-        return _complain(f"{reason}. Nothing half-written was kept; free space or choose another --work")
+        return _complain(reason)
 
 
 def _complain(message: str) -> int:
@@ -84,15 +85,17 @@ def _complain(message: str) -> int:
     return 2
 
 
-def _no_space(error: Exception) -> str | None:
-    """What to say if a write failed for a reason outside the program, else None."""
-    if isinstance(error, OSError) and error.errno in SPACE_ERRORS:
-        return f"cannot write {error.filename or 'a file'}: {error.strerror or error}"
-    # safetensors reports failed writes as its own exception, with the system's number in the text.
-    if type(error).__name__ == "SafetensorError" and any(
-        f"os error {number})" in str(error) for number in SPACE_ERRORS
-    ):
-        return f"cannot write a file: {error}"
+def _outside_reason(error: Exception) -> str | None:
+    """One line if the file system refused something (a full disk, no permission), else None: a bug."""
+    # Some writers report the system's refusal as an exception of their own, with its number in the text.
+    written = WRITE_ERRORS if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" else set()
+    number = getattr(error, "errno", None)
+    if number in written or any(f"os error {each})" in str(error) for each in written):
+        where = getattr(error, "filename", None) or "a file"
+        reason = os.strerror(number) if number else str(error)
+        return f"cannot write {where}: {reason}. Nothing half-written was kept; free space or choose another --work"
+    if isinstance(error, OSError) and number in ACCESS_ERRORS:
+        return f"cannot open {error.filename or 'a file'}: {error.strerror}"
     return None
 
 
@@ -103,7 +106,9 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
     values = configs.read_yaml(Path(file)) if file else {}
     options = dict(values.pop("options", None) or {}) | configs.parse_pairs(flags.pop("options", None) or [])
     for name, value in flags.items():
-        if value is not None:
+        if isinstance(value, list):
+            values[name] = ",".join(value)
+        elif value is not None:
             values[name.removeprefix(OPPOSITE)] = not value if name.startswith(OPPOSITE) else value
     if options:
         values["options"] = options
@@ -135,7 +140,9 @@ def _add_command(command: str) -> None:
 def _parameters(field: Field) -> list[inspect.Parameter]:
     """The flag of a field; for a switch also its hidden opposite, which undoes what a file says."""
     flag = "--" + field.name.replace("_", "-")
-    text = field.help if field.default in (None, (), {}) or field.required else f"{field.help} [{_shown(field.default)}]"
+    text = (
+        field.help if field.default in (None, (), {}) or field.required else f"{field.help} [{_shown(field.default)}]"
+    )
     text += " [required]" if field.required else ""
     common: dict[str, Any] = {
         "help": text.replace("[", r"\["),
@@ -152,6 +159,8 @@ def _parameters(field: Field) -> list[inspect.Parameter]:
             _keyword(field.name, Annotated[Optional[bool], typer.Option(flag, *short, **common)]),
             _keyword(OPPOSITE + field.name, Annotated[Optional[bool], opposite]),
         ]
+    if get_origin(field.type) is tuple:  # --run a,b and --run a --run b are the same
+        return [_keyword(field.name, Annotated[Optional[list[str]], typer.Option(flag, **common)])]
     return [_keyword(field.name, Annotated[Optional[str], typer.Option(flag, **common)])]
 
 

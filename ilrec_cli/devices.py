@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import ctypes
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -30,3 +31,18 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
     if dtype == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[dtype])
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU, let the allocator keep what is freed, instead of mapping fresh pages for every large tensor.
+
+    A step frees and takes the same hundreds of megabytes again; with glibc's defaults the kernel clears each page every
+    time, which cost a third of a training step where it was measured. Nothing happens with other C libraries.
+    """
+    if device.type != "cpu":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # names in malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)

@@ -26,15 +26,30 @@ class Common:
 
 @dataclass(frozen=True, kw_only=True)
 class Seeded(Common):
-    """What every command on a dataset takes."""
+    """What every stage on a dataset takes."""
 
     dataset: Annotated[str, "name of the dataset: its artifacts lie in WORK/DATASET", DATA]
     seed: Annotated[int, "seed of everything that is drawn", RUN] = 0
-    limit_users: Annotated[int | None, "use only this many users, drawn by the seed (smoke tests)", DATA] = None
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "seed")
+        if self.seed >= 2**31:
+            raise ValueError(f"seed is {self.seed}, expected less than 2**31")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocess(Seeded):
+class OnUsers(Seeded):
+    """What every stage over users takes."""
+
+    limit_users: Annotated[int | None, "use only this many users, drawn by the seed (smoke tests)", DATA] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 1, "limit_users")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess(OnUsers):
     """Turn raw interaction logs into sequences and splits."""
 
     raw_dir: Annotated[Path | None, "folder with the raw files [WORK/DATASET/raw]", Control, DATA] = None
@@ -54,7 +69,8 @@ class Preprocess(Seeded):
     options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_history", "limit_users")
+        super().__post_init__()
+        _at_least(self, 1, "max_history")
         _at_least(self, 0, "user_k", "item_k")
 
 
@@ -84,19 +100,18 @@ class BuildIds(Seeded):
     options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least(self, 1, "vector_size", "batch_size")
-        if self.limit_users is not None:
-            raise ValueError("identifiers are made for items: --limit-users belongs to preprocess and later stages")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCf(Seeded):
+class TrainCf(OnUsers):
     """Train a collaborative model: a baseline, and the reward model of ILRec."""
 
     model: Annotated[str, "the collaborative model", Plugin("cf"), MODEL] = "sasrec"
     epochs: Annotated[int, "passes over the training data at most", OPTIMISER] = 60
     patience: Annotated[int, "stop after this many epochs without a better validation NDCG@10", OPTIMISER] = 5
-    batch_size: Annotated[int, "sequences a step", OPTIMISER] = 256
+    batch_size: Annotated[int, "sequences a step", OPTIMISER] = 128
     learning_rate: Annotated[float, "of Adam", OPTIMISER] = 1e-3
     weight_decay: Annotated[float, "decoupled, on matrices only", OPTIMISER] = 0.0
     clip: Annotated[float, "largest norm of the gradient", OPTIMISER] = 5.0
@@ -108,12 +123,13 @@ class TrainCf(Seeded):
     options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "epochs", "patience", "batch_size", "max_steps", "limit_users")
+        super().__post_init__()
+        _at_least(self, 1, "epochs", "patience", "batch_size", "max_steps")
         _above(self, 0, "learning_rate", "clip")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Seeded):
+class Train(OnUsers):
     """Fine-tune a language model on the next-item task."""
 
     method: Annotated[str, "training method", Plugin("methods"), MODEL] = "ilrec"
@@ -169,8 +185,9 @@ class Train(Seeded):
     options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive = ("hidden_size", "n_layers", "n_heads", "inner_size", "lora_r", "epochs", "patience", "batch_size",
-                    "micro_batch", "max_steps", "valid_users", "valid_beams", "log_every", "limit_users")  # fmt: skip
+                    "micro_batch", "max_steps", "valid_users", "valid_beams", "log_every")  # fmt: skip
         _at_least(self, 1, *positive)
         _above(self, 0, "learning_rate", "clip")
         if not 0 <= self.dropout < 1 or not 0 <= self.warmup < 1:
@@ -182,7 +199,7 @@ class Train(Seeded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Seeded):
+class Evaluate(OnUsers):
     """Rank the full catalogue for held-out events and compute metrics."""
 
     run: Annotated[
@@ -199,7 +216,8 @@ class Evaluate(Seeded):
     overwrite: Annotated[bool, "evaluate again where the result exists", Control, RUN] = False
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "beams", "batch_size", "limit_users")
+        super().__post_init__()
+        _at_least(self, 1, "beams", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +229,9 @@ class Recommend(Common):
     user: Annotated[str | None, "a user's original id: the whole sequence is the history", DATA] = None
     history: Annotated[tuple[str, ...], "original item ids, oldest first, comma-separated", DATA] = ()
     k: Annotated[int, "items to recommend", DATA] = 10
-    hide_seen: Annotated[bool, "leave out the items of the history; --no-hide-seen ranks all, as evaluation does", DATA] = True
+    hide_seen: Annotated[
+        bool, "leave out the items of the history; --no-hide-seen ranks all, as evaluation does", DATA
+    ] = True
     beams: Annotated[int, "beams of the search over identifiers", MODEL] = 20
     device: Annotated[str, "cpu, cuda, mps or auto", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the model", RUN] = "float32"

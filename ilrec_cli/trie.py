@@ -100,7 +100,7 @@ class ItemTrie:
         """The same trie with its tensors on a device."""
         return ItemTrie({name: tensor.to(device) for name, tensor in self._tensors().items()}, self.max_depth)
 
-    def restrict(self, items: Tensor | Sequence[int]) -> ItemTrie:
+    def restrict(self, items: Tensor | np.ndarray | Sequence[int]) -> ItemTrie:
         """A trie over some of the items. Items keep their numbers; nodes are numbered afresh."""
         wanted = np.unique(np.asarray(items, dtype=np.int64))
         if len(wanted) == 0:

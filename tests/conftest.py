@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,7 +68,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(world: Path) -> Path:
     """The same work folder with a run of each method."""
     for method in ("sft", "ilrec"):
-        cli.invoke(["train", "--dataset", "toy", "--work", str(world), "--quiet", "--method", method, "--name", method, *TINY_LM])
+        cli.invoke(
+            [
+                "train",
+                "--dataset",
+                "toy",
+                "--work",
+                str(world),
+                "--quiet",
+                "--method",
+                method,
+                "--name",
+                method,
+                *TINY_LM,
+            ]
+        )
     return world
 
 
@@ -97,6 +112,28 @@ def brute_force_paths(rng: Any, items: int, tokens: range, longest: int, end: in
     """Random token paths of 1 to `longest` tokens, each closed by `end`; some may be equal."""
     lengths = rng.integers(1, longest + 1, size=items)
     return [[*rng.integers(tokens.start, tokens.stop, size=length).tolist(), end] for length in lengths]
+
+
+def instruments_folder(folder: Path, users: int = 150) -> Path:
+    """A synthetic world in LC-Rec's layout, under the name of a real data set."""
+    from ilrec_cli.datasets import synthetic
+    from ilrec_cli.datasets.synthetic import load
+
+    interactions, items = load.load(folder, "", synthetic.Config(users=users))
+    folder.mkdir(parents=True)
+    numbers = {item: number for number, item in enumerate(items["raw_id"])}
+    sequences: dict[str, list[int]] = {}
+    for user, item in interactions.sort("timestamp", "row").select("user", "item").iter_rows():
+        sequences.setdefault(user, []).append(numbers[item])
+    index = {number: [f"<a_{number % 8}>", f"<b_{number // 8}>"] for number in numbers.values()}
+    for name, data in (("inter", dict(enumerate(sequences.values()))), ("index", index)):
+        (folder / f"Instruments.{name}.json").write_text(json.dumps(data))
+    # The ids in the README are real ones; here they name two of the items.
+    named = {0: "B000FFWZKI", 1: "B000KGYAYQ"}
+    numbers = {named.get(number, item): number for item, number in numbers.items()}
+    (folder / "Instruments.item2id").write_text("".join(f"{item}\t{number}\n" for item, number in numbers.items()))
+    (folder / "Instruments.user2id").write_text("".join(f"{user}\t{number}\n" for number, user in enumerate(sequences)))
+    return folder
 
 
 def tree(path: Path) -> Sequence[str]:

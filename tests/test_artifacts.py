@@ -16,7 +16,9 @@ from ilrec_cli import artifacts
 from ilrec_cli.errors import UserError
 
 
-def make(path: Path, users: list[str], parents: dict[str, artifacts.Artifact] | None = None, kind: str = "data") -> artifacts.Artifact:
+def make(
+    path: Path, users: list[str], parents: dict[str, artifacts.Artifact] | None = None, kind: str = "data"
+) -> artifacts.Artifact:
     with artifacts.create(path, kind=kind, config={"a": 1}, seed=0, parents=parents or {}) as folder:
         artifacts.write_table(folder, "users", {"user": range(len(users)), "raw_id": users})
         artifacts.write_json(folder / "card.json", {"n": len(users)})
@@ -24,7 +26,11 @@ def make(path: Path, users: list[str], parents: dict[str, artifacts.Artifact] | 
 
 
 def test_a_table_comes_back_and_the_digest_depends_on_content_alone(tmp_path: Path) -> None:
-    one, two, three = make(tmp_path / "a", ["x", "y"]), make(tmp_path / "b", ["x", "y"]), make(tmp_path / "c", ["x", "z"])
+    one, two, three = (
+        make(tmp_path / "a", ["x", "y"]),
+        make(tmp_path / "b", ["x", "y"]),
+        make(tmp_path / "c", ["x", "z"]),
+    )
     assert one.table("users").to_pydict() == {"user": [0, 1], "raw_id": ["x", "y"]}
     assert one.digest == two.digest != three.digest
     assert one.json("card.json") == {"n": 2}
@@ -44,7 +50,9 @@ def test_a_failure_inside_leaves_nothing_and_keeps_what_was_there(tmp_path: Path
     assert [name for name in tree(tmp_path) if "tmp" in name or "half" in name] == []
 
 
-def test_a_crash_between_the_renames_is_repaired_at_the_next_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_the_renames_is_repaired_at_the_next_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "data"
     make(path, ["old"])
     real = os.rename
@@ -61,7 +69,9 @@ def test_a_crash_between_the_renames_is_repaired_at_the_next_read(tmp_path: Path
     assert not path.exists()
     assert artifacts.read(path, "data").table("users")["raw_id"].to_pylist() == ["old"]
     make(path, ["new"])
-    assert tree(tmp_path) == sorted(["data", *(f"data/{name}" for name in ("card.json", "manifest.json", "provenance.json", "users.parquet"))])
+    assert tree(tmp_path) == sorted(
+        ["data", *(f"data/{name}" for name in ("card.json", "manifest.json", "provenance.json", "users.parquet"))]
+    )
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
@@ -79,7 +89,10 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     [
         (lambda p: (p / "card.json").unlink(), "card.json is missing, though its manifest lists it"),
         (lambda p: (p / "card.json").write_text('{"n": 9}'), "card.json has 8 bytes, its manifest says"),
-        (lambda p: (p / "card.json").write_text((p / "card.json").read_text().replace("2", "3")), "card.json was changed after it was written"),
+        (
+            lambda p: (p / "card.json").write_text((p / "card.json").read_text().replace("2", "3")),
+            "card.json was changed after it was written",
+        ),
         (lambda p: (p / "manifest.json").write_text("{"), "manifest.json is damaged"),
         (lambda p: edit(p, "format", 99), "format 99, this ilrec reads 1 to 1"),
         (lambda p: edit(p, "kind", "ids"), "holds item identifiers, expected preprocessed data"),

@@ -21,7 +21,11 @@ Run = Callable[..., Finished]
 def raw(folder: Path, users: int = 6, items: int = 6) -> Path:
     """Review lines in which every user buys every item: a 5-core by itself."""
     folder.mkdir()
-    rows = [{"reviewerID": f"u{u}", "asin": f"i{i}", "overall": 5.0, "unixReviewTime": i} for u in range(users) for i in range(items)]
+    rows = [
+        {"reviewerID": f"u{u}", "asin": f"i{i}", "overall": 5.0, "unixReviewTime": i}
+        for u in range(users)
+        for i in range(items)
+    ]
     (folder / "Toys.json.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     return folder
 
@@ -51,7 +55,11 @@ def test_no_recognised_file(tmp_path: Path, ilrec: Run) -> None:
 def test_broken_raw_files(spoil: str, tmp_path: Path, ilrec: Run) -> None:
     file = raw(tmp_path / "raw") / "Toys.json.gz"
     text = gzip.decompress(file.read_bytes())
-    expected = {"truncated": "truncated or corrupt", "not json": "Toys.json.gz:3: not valid JSON", "missing field": "Toys.json.gz:3: field 'unixReviewTime' is missing"}
+    expected = {
+        "truncated": "truncated or corrupt",
+        "not json": "Toys.json.gz:3: not valid JSON",
+        "missing field": "Toys.json.gz:3: field 'unixReviewTime' is missing",
+    }
     lines = text.splitlines(keepends=True)
     if spoil == "truncated":
         file.write_bytes(file.read_bytes()[:-9])
@@ -99,12 +107,47 @@ def another_world(tmp_path: Path) -> Path:
 def test_parents_of_another_version_are_refused_by_name(tmp_path: Path, ilrec: Run) -> None:
     work = another_world(tmp_path)
     old = artifacts.read(work / "toy" / "data", "data").digest[:8]
-    cli.invoke(["train", "--dataset", "toy", "--work", str(work), "--quiet", "--method", "sft", "--name", "sft", *TINY_LM, "--max-steps", "1"])
-    cli.invoke(["preprocess", "--dataset", "toy", "--work", str(work), "--quiet", "--source", "synthetic", "-o", "users=91", "--user-k", "4", "--item-k", "1"])
+    cli.invoke(
+        [
+            "train",
+            "--dataset",
+            "toy",
+            "--work",
+            str(work),
+            "--quiet",
+            "--method",
+            "sft",
+            "--name",
+            "sft",
+            *TINY_LM,
+            "--max-steps",
+            "1",
+        ]
+    )
+    cli.invoke(
+        [
+            "preprocess",
+            "--dataset",
+            "toy",
+            "--work",
+            str(work),
+            "--quiet",
+            "--source",
+            "synthetic",
+            "-o",
+            "users=91",
+            "--user-k",
+            "4",
+            "--item-k",
+            "1",
+        ]
+    )
     new = artifacts.read(work / "toy" / "data", "data").digest[:8]
     train = ilrec("train", "--dataset", "toy", "--work", work, *TINY_LM).one_line()
     evaluate = ilrec("evaluate", "--dataset", "toy", "--work", work, "--run", "sft").one_line()
-    recommend = ilrec("recommend", "--dataset", "toy", "--work", work, "--run", "sft", "--user", "A00001HOBBY").one_line()
+    recommend = ilrec(
+        "recommend", "--dataset", "toy", "--work", work, "--run", "sft", "--user", "A00001HOBBY"
+    ).one_line()
     for line in (train, evaluate, recommend):
         assert old in line
         assert new in line
@@ -119,9 +162,30 @@ def test_inputs_that_are_not_unique_are_asked_for(tmp_path: Path, ilrec: Run) ->
     assert "several" in line
     assert "other, text" in line
     assert "--ids" in line
-    assert "no item identifiers 'txt'" in ilrec("train", "--dataset", "toy", "--work", work, "--ids", "txt", *TINY_LM).one_line()
+    assert (
+        "no item identifiers 'txt'"
+        in ilrec("train", "--dataset", "toy", "--work", work, "--ids", "txt", *TINY_LM).one_line()
+    )
     cli.invoke(["build-ids", "--dataset", "toy", "--work", str(work), "--quiet", "--name", "other", "-o", "codes=9"])
-    run = cli.invoke(["train", "--dataset", "toy", "--work", str(work), "--quiet", "--method", "sft", "--ids", "other", "--name", "sft", *TINY_LM, "--max-steps", "1"])
+    run = cli.invoke(
+        [
+            "train",
+            "--dataset",
+            "toy",
+            "--work",
+            str(work),
+            "--quiet",
+            "--method",
+            "sft",
+            "--ids",
+            "other",
+            "--name",
+            "sft",
+            *TINY_LM,
+            "--max-steps",
+            "1",
+        ]
+    )
     assert run["trained"]
     cli.invoke(["build-ids", "--dataset", "toy", "--work", str(work), "--quiet", "--name", "other", "-o", "codes=10"])
     assert "no longer holds" in ilrec("evaluate", "--dataset", "toy", "--work", work, "--run", "sft").one_line()
@@ -140,7 +204,9 @@ def test_a_model_without_the_tokens(trained: Path) -> None:
 @pytest.mark.parametrize("layers", ["consecutive:3", "-3", "0"])
 def test_layers_that_do_not_exist(layers: str, world: Path, ilrec: Run) -> None:
     before = tree(world)
-    line = ilrec("train", "--dataset", "toy", "--work", world, "--name", "bad", *TINY_LM, "-o", f"layers={layers}").one_line()
+    line = ilrec(
+        "train", "--dataset", "toy", "--work", world, "--name", "bad", *TINY_LM, "-o", f"layers={layers}"
+    ).one_line()
     assert "the model has 3 layers" in line
     assert tree(world) == before
 
@@ -175,8 +241,28 @@ def test_a_device_that_is_not_there(world: Path, ilrec: Run) -> None:
     import torch
 
     name = "mps" if torch.cuda.is_available() else "cuda"
-    assert f"--device {name}" in ilrec("evaluate", "--dataset", "toy", "--work", world, "--run", "sasrec", "--split", "valid", "--limit-users", "3", "--device", name).one_line()
-    assert "expected auto, cpu" in ilrec("train-cf", "--dataset", "toy", "--work", world, "--name", "x", "--device", "tpu").one_line()
+    assert (
+        f"--device {name}"
+        in ilrec(
+            "evaluate",
+            "--dataset",
+            "toy",
+            "--work",
+            world,
+            "--run",
+            "sasrec",
+            "--split",
+            "valid",
+            "--limit-users",
+            "3",
+            "--device",
+            name,
+        ).one_line()
+    )
+    assert (
+        "expected auto, cpu"
+        in ilrec("train-cf", "--dataset", "toy", "--work", world, "--name", "x", "--device", "tpu").one_line()
+    )
 
 
 def limited(arguments: list[str], bytes_: int) -> subprocess.CompletedProcess[str]:
@@ -187,7 +273,14 @@ def limited(arguments: list[str], bytes_: int) -> subprocess.CompletedProcess[st
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run([sys.executable, "-m", "ilrec_cli", *arguments], text=True, capture_output=True, preexec_fn=limit, env=environment, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "ilrec_cli", *arguments],
+        text=True,
+        capture_output=True,
+        preexec_fn=limit,
+        env=environment,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,19 @@ LISTINGS = ("methods", "datasets", "cf", "ids")
 
 
 def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], text=True, capture_output=True, cwd=cwd, check=False, env=os.environ | {"COLUMNS": "200"})
+    return subprocess.run(
+        [sys.executable, *arguments],
+        text=True,
+        capture_output=True,
+        cwd=cwd,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["methods"], ["methods", "ilrec"], ["cf"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["methods"], ["methods", "ilrec"], ["cf"], ["--version"]]
+)
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     code = f"import sys; from ilrec_cli.cli import _guarded; code = _guarded({arguments!r}); print(code, *sorted(sys.modules))"
     result = python("-c", code)
@@ -65,7 +74,9 @@ def test_listings_name_every_plugin_and_its_options(folder: str, ilrec: Callable
 
 def test_version_and_module_and_script_are_the_same() -> None:
     module = python("-m", "ilrec_cli", "--version")
-    script = subprocess.run([Path(sys.executable).parent / "ilrec", "--version"], text=True, capture_output=True, check=False)
+    script = subprocess.run(
+        [Path(sys.executable).parent / "ilrec", "--version"], text=True, capture_output=True, check=False
+    )
     assert module.stdout == script.stdout == f"ilrec {__version__}\n"
 
 
@@ -80,13 +91,18 @@ def test_version_and_module_and_script_are_the_same() -> None:
         (["train", "--dataset", "d", "--epochs", "many"], "epochs is 'many', expected int"),
         (["train", "--dataset", "d", "-o", "alhpa=1"], "Did you mean 'alpha'?"),
         (["train", "--dataset", "d", "-o", "alpha"], "expected key=value"),
-        (["train", "--dataset", "d", "-o", "kl=both"], "kl is 'both', expected one of student_teacher, teacher_student"),
+        (
+            ["train", "--dataset", "d", "-o", "kl=both"],
+            "kl is 'both', expected one of student_teacher, teacher_student",
+        ),
         (["train", "--dataset", "../d"], "expected a plain name"),
         (["methods", "ilrc"], "Did you mean 'ilrec'?"),
         (["recommend", "--dataset", "d"], "either --user ID or --history"),
     ],
 )
-def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], message: str, ilrec: Callable[..., Finished]) -> None:
+def test_mistakes_get_one_line_and_exit_code_2(
+    arguments: list[str], message: str, ilrec: Callable[..., Finished]
+) -> None:
     assert message in ilrec(*arguments).one_line()
 
 
@@ -98,7 +114,21 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dashes_and_underscores_in_flags_and_choices(tmp_path: Path, ilrec: Callable[..., Finished]) -> None:
     for flags in (["--limit-users", "30", "--user_k", "4"], ["--limit_users", "30", "--user-k", "4"]):
-        result = ilrec("preprocess", "--dataset", "d", "--work", tmp_path, "--source", "synthetic", "-o", "users=80", "--item-k", "1", *flags, "--json")
+        result = ilrec(
+            "preprocess",
+            "--dataset",
+            "d",
+            "--work",
+            tmp_path,
+            "--source",
+            "synthetic",
+            "-o",
+            "users=80",
+            "--item-k",
+            "1",
+            *flags,
+            "--json",
+        )
         assert result.code == 0, result.err
         assert json.loads(result.out.splitlines()[-1])["users"] == 30
 
@@ -110,7 +140,9 @@ def test_a_switch_has_an_opposite_for_files_that_set_it(tmp_path: Path, ilrec: C
     assert "Python" in ilrec("doctor", "--config", file, "--no-quiet").out
 
 
-def test_flags_win_over_the_file_and_the_resolved_configuration_is_saved(world: Path, tmp_path: Path, ilrec: Callable[..., Finished]) -> None:
+def test_flags_win_over_the_file_and_the_resolved_configuration_is_saved(
+    world: Path, tmp_path: Path, ilrec: Callable[..., Finished]
+) -> None:
     file = tmp_path / "train.yaml"
     file.write_text("dataset: toy\nmethod: ilrec\nseed: 5\nlearning-rate: 3e-3\noptions: {alpha: 0.5, beta: 0.2}\n")
     result = ilrec("train", "--config", file, "--work", world, "--name", "configured", "--seed", "6", "-o", "alpha=0.9", *TINY_LM,

@@ -36,7 +36,9 @@ def build(**values: Any) -> Example:
 
 def test_text_takes_the_type_of_the_field() -> None:
     found = build(rate="1e-4", steps="7", flag="true", kind="two-three", parts="a, b,", path="x/y", method="ilrec")
-    assert found == Example(name="n", rate=1e-4, steps=7, flag=True, kind="two_three", parts=("a", "b"), path=Path("x/y"), method="ilrec")
+    assert found == Example(
+        name="n", rate=1e-4, steps=7, flag=True, kind="two_three", parts=("a", "b"), path=Path("x/y"), method="ilrec"
+    )
     assert build(flag="false").flag is False
     assert build(steps=None).steps is None
 
@@ -77,7 +79,12 @@ def test_yaml_round_trip_and_its_traps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: 1\na: 2", "'a' is given twice"), ("- 1", "expected a mapping"), ("a: [", "not valid YAML"), ("a: !!python/object:os.x {}", "not valid YAML")],
+    [
+        ("a: 1\na: 2", "'a' is given twice"),
+        ("- 1", "expected a mapping"),
+        ("a: [", "not valid YAML"),
+        ("a: !!python/object:os.x {}", "not valid YAML"),
+    ],
 )
 def test_bad_yaml_is_refused(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
@@ -113,14 +120,25 @@ def test_every_setting_of_every_command_and_plugin_has_help() -> None:
 
 
 def test_option_pairs() -> None:
-    assert config.parse_pairs(["alpha=0.8", "layer-head = shared", "x=a=b"]) == {"alpha": "0.8", "layer_head": "shared", "x": "a=b"}
+    assert config.parse_pairs(["alpha=0.8", "layer-head = shared", "x=a=b"]) == {
+        "alpha": "0.8",
+        "layer_head": "shared",
+        "x": "a=b",
+    }
     with pytest.raises(UserError, match="expected key=value"):
         config.parse_pairs(["alpha"])
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"epochs": 0}, {"learning_rate": 0}, {"dropout": 1.0}, {"hidden_size": 30, "n_heads": 4}, {"resume": True, "overwrite": True}, {"limit_users": 0}],
+    [
+        {"epochs": 0},
+        {"learning_rate": 0},
+        {"dropout": 1.0},
+        {"hidden_size": 30, "n_heads": 4},
+        {"resume": True, "overwrite": True},
+        {"limit_users": 0},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UserError):

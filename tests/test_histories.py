@@ -59,7 +59,9 @@ def test_an_epoch_holds_every_example_once(lengths: list[int], size: int, epoch:
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.one_of(st.none(), st.integers(1, 7)))
-def test_processes_share_a_batch_without_overlap_in_equally_many_parts(rows: int, world: int, micro: int | None) -> None:
+def test_processes_share_a_batch_without_overlap_in_equally_many_parts(
+    rows: int, world: int, micro: int | None
+) -> None:
     parts = [share(np.arange(rows), micro, rank, world) for rank in range(world)]
     assert len({len(part) for part in parts}) == 1
     assert sorted(np.concatenate([np.concatenate(part) for part in parts]).tolist()) == list(range(rows))

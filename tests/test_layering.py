@@ -57,7 +57,9 @@ def test_imports_point_downwards(path: Path) -> None:
         assert found in (None, "__init__", own) or found in ALLOWED[own], f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if part_of(path) in plugins.FOLDERS], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if part_of(path) in plugins.FOLDERS], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_plugins_do_not_import_one_another_and_their_front_is_light(path: Path) -> None:
     folder, *rest = path.relative_to(ROOT).parts
     own = rest[0]

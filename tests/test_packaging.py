@@ -23,7 +23,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", source], check=False)
     if not (source / "pyproject.toml").exists():  # an unpacked archive, without git
         pytest.skip("not a git checkout")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        folder,
+        source,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return next(folder.glob("ilrec-*.whl"))
 
@@ -37,9 +48,22 @@ def test_the_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
     environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
     code = "import ilrec_cli, sys; print(ilrec_cli.__file__)"
-    where = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)
+    where = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True, capture_output=True, check=True
+    )
     assert str(site) in where.stdout
-    command = [sys.executable, "-m", "ilrec_cli", "preprocess", "--dataset", "d", "--source", "synthetic", "--json", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "ilrec_cli",
+        "preprocess",
+        "--dataset",
+        "d",
+        "--source",
+        "synthetic",
+        "--json",
+        "--quiet",
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ilrec-work" / "d" / "data" / "manifest.json").is_file()
@@ -54,8 +78,15 @@ def test_constraints_pin_everything_that_is_needed() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line}
-    wanted = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().split()
+        if "==" in line
+    }
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
     names = {re.split(r"[\[><=~! ]", line)[0].lower().replace("_", "-") for line in wanted} - {"ilrec"}
     assert names <= pinned, names - pinned
 

@@ -33,9 +33,15 @@ def test_the_card_counts_what_was_dropped(world: Path) -> None:
     assert statistics["users"] == len(lengths) == data.table("users").num_rows
     assert statistics["items"] == len(set(table["item"].to_pylist())) == data.table("items").num_rows
     assert statistics["interactions"] == table.num_rows
-    assert statistics["training_targets"] == sum(max(length - 3, 0) if length >= 3 else length - 1 for length in lengths)
+    assert statistics["training_targets"] == sum(
+        max(length - 3, 0) if length >= 3 else length - 1 for length in lengths
+    )
     assert card["passes"][-1] == [statistics["users"], statistics["items"], statistics["interactions"]]
-    assert sum(card["dropped"][name] for name in ("repeated interactions", "interactions outside the k-core")) + table.num_rows == _raw_rows()
+    assert (
+        sum(card["dropped"][name] for name in ("repeated interactions", "interactions outside the k-core"))
+        + table.num_rows
+        == _raw_rows()
+    )
 
 
 def _raw_rows() -> int:
@@ -64,7 +70,12 @@ def test_every_stage_again_gives_the_same_digest(world: Path, tmp_path: Path) ->
     cli.invoke(["preprocess", *again, "--source", "synthetic", "-o", "users=120", "--user-k", "4", "--item-k", "1"])
     cli.invoke(["build-ids", *again, "--name", "text", "-o", "codes=16"])
     cli.invoke(["train-cf", *again, "--name", "sasrec", "--epochs", "2", "-o", "hidden_size=16"])
-    for folder, kind in (("data", "data"), ("ids/text", "ids"), ("cf/sasrec/train", "cf"), ("cf/popularity/train", "cf")):
+    for folder, kind in (
+        ("data", "data"),
+        ("ids/text", "ids"),
+        ("cf/sasrec/train", "cf"),
+        ("cf/popularity/train", "cf"),
+    ):
         one, two = (artifacts.read(work / "toy" / folder, kind) for work in (world, tmp_path))
         assert one.digest == two.digest, folder
 
@@ -95,7 +106,11 @@ def test_evaluation_ranks_valid_items_by_original_id(trained: Path, ilrec: Run) 
     items, users = set(data.table("items")["raw_id"].to_pylist()), data.table("users")["raw_id"].to_pylist()
     targets = {users[row["user"]]: row["items"][-1] for row in data.table("sequences").to_pylist()}
     raw = data.table("items")["raw_id"].to_pylist()
-    for folder in ("runs/sft/eval/test-full-beam20-vocab", "runs/ilrec/eval/test-full-beam20-vocab", "cf/sasrec/eval/test-full"):
+    for folder in (
+        "runs/sft/eval/test-full-beam20-vocab",
+        "runs/ilrec/eval/test-full-beam20-vocab",
+        "cf/sasrec/eval/test-full",
+    ):
         done = artifacts.read(trained / "toy" / folder, "eval")
         rows = done.table("rankings").to_pylist()
         assert [row["user"] for row in rows] == users, "every user once, in order"
@@ -120,20 +135,28 @@ def test_popularity_is_ranked_by_training_counts(trained: Path, ilrec: Run) -> N
             counts[item] = counts.get(item, 0) + 1
     raw = data.table("items")["raw_id"].to_pylist()
     expected = [raw[item] for item in sorted(range(len(raw)), key=lambda item: (-counts.get(item, 0), item))][:20]
-    rows = artifacts.read(trained / "toy" / "cf" / "popularity" / "eval" / "test-full", "eval").table("rankings").to_pylist()
+    rows = (
+        artifacts.read(trained / "toy" / "cf" / "popularity" / "eval" / "test-full", "eval")
+        .table("rankings")
+        .to_pylist()
+    )
     assert all(row["items"] == expected for row in rows)
 
 
 def test_batch_size_does_not_change_the_ranking(trained: Path, ilrec: Run) -> None:
     tables = []
     for size in (1, 7, 64):
-        ilrec("evaluate", *common(trained), "--run", "ilrec", "--limit-users", "15", "--batch-size", size, "--overwrite")
+        ilrec(
+            "evaluate", *common(trained), "--run", "ilrec", "--limit-users", "15", "--batch-size", size, "--overwrite"
+        )
         folder = trained / "toy" / "runs" / "ilrec" / "eval" / "test-full-beam20-vocab-n15-s0"
         tables.append(artifacts.read(folder, "eval").table("rankings").to_pylist())
     for table in tables[1:]:
         for one, two in zip(tables[0], table, strict=True):
             np.testing.assert_allclose(one["scores"], two["scores"], atol=1e-5)
-            swapped = [place for place, pair in enumerate(zip(one["items"], two["items"], strict=True)) if pair[0] != pair[1]]
+            swapped = [
+                place for place, pair in enumerate(zip(one["items"], two["items"], strict=True)) if pair[0] != pair[1]
+            ]
             gaps = np.abs(np.diff(one["scores"]))
             assert all(min(gaps[max(place - 1, 0) : place + 1]) < 1e-5 for place in swapped), "only near-ties may swap"
 
@@ -154,12 +177,22 @@ def test_recommendations_are_what_evaluation_would_rank(trained: Path, ilrec: Ru
     history = ",".join(raw[item] for item in sequence[:-1])
     for run, folder in (("sft", "runs/sft/eval/test-full-beam20-vocab"), ("sasrec", "cf/sasrec/eval/test-full")):
         ilrec("evaluate", *common(trained), "--run", run)
-        event = next(row for row in artifacts.read(trained / "toy" / folder, "eval").table("rankings").to_pylist() if row["user"] == users[3])
-        shown = ilrec("recommend", *common(trained), "--run", run, "--history", history, "--k", "20", "--no-hide-seen", "--json")
+        event = next(
+            row
+            for row in artifacts.read(trained / "toy" / folder, "eval").table("rankings").to_pylist()
+            if row["user"] == users[3]
+        )
+        shown = ilrec(
+            "recommend", *common(trained), "--run", run, "--history", history, "--k", "20", "--no-hide-seen", "--json"
+        )
         assert shown.code == 0, shown.err
         found = json.loads(shown.out.splitlines()[-1])
         assert [row["item"] for row in found["recommendations"]] == event["items"]
-        hidden = json.loads(ilrec("recommend", *common(trained), "--run", run, "--history", history, "--k", "20", "--json").out.splitlines()[-1])
+        hidden = json.loads(
+            ilrec(
+                "recommend", *common(trained), "--run", run, "--history", history, "--k", "20", "--json"
+            ).out.splitlines()[-1]
+        )
         assert not set(history.split(",")) & {row["item"] for row in hidden["recommendations"]}
         titles = dict(zip(raw, data.table("items")["title"].to_pylist(), strict=True))
         assert all(row["title"] == titles[row["item"]] for row in found["recommendations"])
@@ -168,7 +201,11 @@ def test_recommendations_are_what_evaluation_would_rank(trained: Path, ilrec: Ru
 def test_recommend_for_a_user_shows_the_whole_sequence_as_history(trained: Path, ilrec: Run) -> None:
     data = artifacts.read(trained / "toy" / "data", "data")
     user, raw = data.table("users")["raw_id"][0].as_py(), data.table("items")["raw_id"].to_pylist()
-    found = json.loads(ilrec("recommend", *common(trained), "--run", "ilrec", "--user", user, "--k", "3", "--json").out.splitlines()[-1])
+    found = json.loads(
+        ilrec("recommend", *common(trained), "--run", "ilrec", "--user", user, "--k", "3", "--json").out.splitlines()[
+            -1
+        ]
+    )
     assert found["history"] == [raw[item] for item in data.table("sequences")["items"][0].as_py()]
     assert [row["rank"] for row in found["recommendations"]] == [1, 2, 3]
 
@@ -178,7 +215,11 @@ def test_the_report_has_every_run_and_needs_no_network(trained: Path, ilrec: Run
     result = ilrec("report", *common(trained), "--json")
     assert result.code == 0, result.err
     page = (trained / "toy" / "report.html").read_text()
-    metrics = next(group for title, group in json.loads(result.out.splitlines()[-1])["metrics"].items() if title.startswith("test split") and "users drawn" not in title)
+    metrics = next(
+        group
+        for title, group in json.loads(result.out.splitlines()[-1])["metrics"].items()
+        if title.startswith("test split") and "users drawn" not in title
+    )
     for run in ("sft", "ilrec", "sasrec", "popularity"):
         assert f"<td>{run}</td>" in page
         assert f"{metrics[run]['ndcg@10']:.4f}" in page
@@ -203,7 +244,16 @@ def test_the_report_without_matplotlib_says_so(trained: Path, ilrec: Run, monkey
     assert "Figures were left out" in page
 
 
-@pytest.mark.parametrize("more", [["--targets", "last"], ["--tuning", "lora"], ["--backbone", "tiny-qwen2"], ["--dropout", "0.1"], ["--dtype", "bfloat16"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--targets", "last"],
+        ["--tuning", "lora"],
+        ["--backbone", "tiny-qwen2"],
+        ["--dropout", "0.1"],
+        ["--dtype", "bfloat16"],
+    ],
+)
 def test_variants_of_training_evaluate(more: list[str], trained: Path, ilrec: Run) -> None:
     name = "-".join(part.strip("-") for part in more)
     assert ilrec("train", *common(trained), "--name", name, *TINY_LM, *more, "--max-steps", "3").code == 0
@@ -219,7 +269,9 @@ def test_a_pretrained_folder_is_tuned_with_adapters(trained: Path, tmp_path: Pat
     from ilrec_cli.lm import tokenizer
 
     tok = tokenizer.train(["words of a base"], 300, adds_bos=False)
-    qwen2(vocabulary=len(tok) + 9, layers=3, tie_word_embeddings=True, initializer_range=0.05).save_pretrained(tmp_path / "base")
+    qwen2(vocabulary=len(tok) + 9, layers=3, tie_word_embeddings=True, initializer_range=0.05).save_pretrained(
+        tmp_path / "base"
+    )
     tok.save_pretrained(tmp_path / "base")
     result = ilrec("train", *common(trained), "--name", "adapted", "--backbone", tmp_path / "base", "--tuning", "lora", *TINY_LM,
                    "--batch-size", "64", "--max-steps", "3")  # fmt: skip
@@ -237,13 +289,26 @@ def test_hugging_face_encoders_give_vectors(trained: Path, tmp_path: Path, ilrec
 
     tok = tokenizer.train(["Alder Classic Tent"], 300, adds_bos=True)
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tok), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    config = BertConfig(
+        vocab_size=len(tok), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
     BertModel(config).save_pretrained(tmp_path / "encoder")
     tok.save_pretrained(tmp_path / "encoder")
     vectors: dict[str, Any] = {}
     for size in (3, 64):
         name = f"bert{size}"
-        arguments = ["build-ids", *common(trained), "--encoder", tmp_path / "encoder", "--batch-size", size, "--name", name, "-o", "codes=16"]
+        arguments = [
+            "build-ids",
+            *common(trained),
+            "--encoder",
+            tmp_path / "encoder",
+            "--batch-size",
+            size,
+            "--name",
+            name,
+            "-o",
+            "codes=16",
+        ]
         result = ilrec(*arguments)
         assert result.code == 0, result.err
         from safetensors.numpy import load_file

@@ -6,7 +6,6 @@ the block that knows them (so real training becomes a smoke test); `<!-- test: a
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Finished
+from conftest import Finished, instruments_folder
 
 from ilrec_cli import cli, config
 
@@ -34,12 +33,20 @@ def blocks() -> list[Block]:
 
 def commands(code: str) -> list[list[str]]:
     joined = code.replace("\\\n", " ")
-    return [shlex.split(line, comments=True) for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return [
+        shlex.split(line, comments=True)
+        for line in joined.splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
 
 
 def with_flags(arguments: list[str], flags: str) -> list[str]:
     """The command with those of the declared flags that it knows."""
-    known = {"--" + field.name.replace("_", "-") for field in config.fields(cli.COMMANDS[arguments[0]][0])} if arguments[0] in cli.COMMANDS else set()
+    known = (
+        {"--" + field.name.replace("_", "-") for field in config.fields(cli.COMMANDS[arguments[0]][0])}
+        if arguments[0] in cli.COMMANDS
+        else set()
+    )
     added: list[str] = []
     parts = shlex.split("" if flags == "as is" else flags)
     for flag, value in zip(parts[::2], parts[1::2], strict=True):
@@ -51,21 +58,7 @@ def with_flags(arguments: list[str], flags: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place like the README's: `data/Instruments` holds files in LC-Rec's layout."""
-    from ilrec_cli.datasets import synthetic
-    from ilrec_cli.datasets.synthetic import load
-
-    interactions, items = load.load(tmp_path, "", synthetic.Config(users=150))
-    raw = tmp_path / "data" / "Instruments"
-    raw.mkdir(parents=True)
-    numbers = {item: str(number) for number, item in enumerate(items["raw_id"])}
-    sequences: dict[str, list[int]] = {}
-    for user, item in interactions.sort("timestamp", "row").select("user", "item").iter_rows():
-        sequences.setdefault(user, []).append(int(numbers[item]))
-    index = {number: [f"<a_{place % 8}>", f"<b_{place // 8}>"] for place, number in enumerate(numbers.values())}
-    for name, data in (("inter", dict(enumerate(sequences.values()))), ("index", index)):
-        (raw / f"Instruments.{name}.json").write_text(json.dumps(data))
-    (raw / "Instruments.item2id").write_text("".join(f"{item}\t{number}\n" for item, number in numbers.items()))
-    (raw / "Instruments.user2id").write_text("".join(f"{user}\t{number}\n" for number, user in enumerate(sequences)))
+    instruments_folder(tmp_path / "data" / "Instruments")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -73,11 +66,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_block_says_how_it_is_tested() -> None:
     undeclared = [code for _, code, flags in blocks() if flags is None]
     assert not undeclared, f"README blocks without '<!-- test: ... -->': {undeclared}"
-    assert len(blocks()) >= 4
+    assert len(blocks()) >= 3
 
 
 def test_a_block_without_a_declaration_would_be_found() -> None:
-    assert [match["flags"] for match in FENCE.finditer("<!-- test: as is -->\n```bash\nx\n```\n\n```bash\ny\n```\n")] == ["as is", None]
+    assert [
+        match["flags"] for match in FENCE.finditer("<!-- test: as is -->\n```bash\nx\n```\n\n```bash\ny\n```\n")
+    ] == ["as is", None]
 
 
 def test_the_blocks_run_in_order(folder: Path, ilrec: Callable[..., Finished]) -> None:
@@ -101,8 +96,14 @@ def test_the_blocks_run_in_order(folder: Path, ilrec: Callable[..., Finished]) -
 def run_make(targets: list[str], flags: str, ilrec: Callable[..., Finished]) -> None:
     """`make demo` ends with `ilrec demo`, which is run; of other targets, that they exist and what they call."""
     for target in targets:
-        dry = subprocess.run(["make", "--dry-run", "-C", str(ROOT), target], text=True, capture_output=True, check=True).stdout
-        last = dry.strip().splitlines()[-1] if target != "demo" else next(line for line in dry.splitlines() if "ilrec demo" in line)
+        dry = subprocess.run(
+            ["make", "--dry-run", "-C", str(ROOT), target], text=True, capture_output=True, check=True
+        ).stdout
+        last = (
+            dry.strip().splitlines()[-1]
+            if target != "demo"
+            else next(line for line in dry.splitlines() if "ilrec demo" in line)
+        )
         if target == "demo":
             arguments = shlex.split(last.split("ilrec ", 1)[1])
             assert ilrec(*with_flags(arguments, flags)).code == 0

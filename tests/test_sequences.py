@@ -65,6 +65,8 @@ def test_leave_one_out_by_hand(lengths: list[int]) -> None:
         for end in range(1, length):
             left = length - 1 - end
             tested = length >= 3
-            expected.append((user, end, "test" if tested and left == 0 else "valid" if tested and left == 1 else "train"))
+            expected.append(
+                (user, end, "test" if tested and left == 0 else "valid" if tested and left == 1 else "train")
+            )
     found = sequences.leave_one_out(np.array(lengths, dtype=np.int64))
     assert list(zip(found.user.tolist(), found.end.tolist(), found.split.tolist(), strict=True)) == expected

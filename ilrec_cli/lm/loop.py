@@ -168,6 +168,8 @@ class Loop:
         loss = sum(weight * means[name] for name, weight in self.job.weights.items() if weight)
         self._write(loss=loss, **means, lr=rate, grad_norm=float(norm))
         bar.set_postfix(loss=f"{loss:.3f}")
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in {"loss": loss, **means}.items())
+        self.console.detail(f"step {self.progress.step:>6}  {shown}")
         self.window = Terms()
 
     def _write(self, **row: Any) -> None:

@@ -146,7 +146,7 @@ def events(data: Artifact, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """(event, user, end) of a split."""
     table = data.table("splits")
     chosen = table["split"].to_numpy(zero_copy_only=False) == split
-    return tuple(table[name].to_numpy()[chosen].astype(np.int64) for name in ("event", "user", "end"))  # type: ignore[return-value]
+    return tuple(table[name].to_numpy()[chosen].astype(np.int64) for name in ("event", "user", "end"))
 
 
 def training_lengths(data: Artifact) -> np.ndarray:

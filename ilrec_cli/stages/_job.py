@@ -74,6 +74,7 @@ def make_accelerator(settings: Train) -> Any:
     from accelerate import Accelerator
 
     device = devices.resolve(settings.device)
+    devices.keep_freed_memory(device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != world:

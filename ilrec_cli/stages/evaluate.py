@@ -72,6 +72,7 @@ def _evaluate(
         if done.manifest["parents"] == {"run": model.digest, "data": data.digest}:
             console.detail(f"Already evaluated: {folder}")
             return dict(done.json("metrics.json")["metrics"])
+    devices.keep_freed_memory(devices.resolve(config.device))
     started = time.perf_counter()
     rankings, extra = (_rank_lm if kind == "run" else _rank_cf)(config, model, data, events, console)
     means = _evaluation.write(model, data, rules, rankings, events, extra)

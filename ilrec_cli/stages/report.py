@@ -71,6 +71,8 @@ def _collect(config: Report, data_digest: str) -> dict[str, list[Row]]:
                     result = done.json("metrics.json")
                     row = _row(name, kind, model["config"], result, train)
                     groups.setdefault(_title(result), []).append(row)
+    for rows in groups.values():
+        rows.sort(key=lambda row: (row.is_lm, row.metrics["ndcg@10"]))
     return dict(sorted(groups.items(), key=lambda group: ("valid" in group[0], group[0])))
 
 

@@ -57,6 +57,7 @@ def _build(config: TrainCf, name: str, options: dict[str, Any], data: Artifact, 
         if chosen and found.config != recorded:
             raise UserError(f"{target} holds a model with other settings. Choose another --name, or --overwrite it")
     device = devices.resolve(config.device)
+    devices.keep_freed_memory(device)
     about = _models.facts(data)
     torch.manual_seed(config.seed)
     model, _ = _models.build_cf(name, resolved, about)

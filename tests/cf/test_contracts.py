@@ -51,7 +51,9 @@ def test_sequential_models_learn_the_chain(name: str) -> None:
     _fit.fit(model, sequences, windows, _fit.Events(users, lengths - 2), SETTINGS, facts=facts(sequences),
              device=torch.device("cpu"), log=log.append)  # fmt: skip
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
-    rankings = _fit.rank_events(model, sequences, _fit.Events(users, lengths - 1), facts(sequences), torch.device("cpu"))
+    rankings = _fit.rank_events(
+        model, sequences, _fit.Events(users, lengths - 1), facts(sequences), torch.device("cpu")
+    )
     assert ranking_metrics(rankings.rank_E, [1])["hit@1"].mean() > 0.9
     best = max(row["valid_ndcg@10"] for row in log)
     assert [row["valid_ndcg@10"] for row in log if row["best"]][-1] == best

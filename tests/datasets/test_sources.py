@@ -15,12 +15,25 @@ from ilrec_cli.datasets import _text
 from ilrec_cli.errors import UserError
 
 REVIEWS = [
-    {"overall": 5.0, "verified": True, "reviewerID": "U2", "asin": "B1", "unixReviewTime": 200, "style": {"Size:": " 7 oz"}},
+    {
+        "overall": 5.0,
+        "verified": True,
+        "reviewerID": "U2",
+        "asin": "B1",
+        "unixReviewTime": 200,
+        "style": {"Size:": " 7 oz"},
+    },
     {"overall": 4, "reviewerID": "U1", "asin": "B2", "unixReviewTime": 100, "reviewText": "line\nbreak"},
     {"overall": 1.5, "reviewerID": "U1", "asin": "B1", "unixReviewTime": 100},
 ]
 METADATA = [
-    {"asin": "B1", "title": "Tom &amp; Jerry", "description": ["<b>Fun</b>", "for all"], "brand": "A", "category": ["Toys", "Games"]},
+    {
+        "asin": "B1",
+        "title": "Tom &amp; Jerry",
+        "description": ["<b>Fun</b>", "for all"],
+        "brand": "A",
+        "category": ["Toys", "Games"],
+    },
     {"asin": "B1", "title": "a later duplicate"},
     {"asin": "B3", "title": "never bought", "description": "text as a string"},
 ]
@@ -47,7 +60,11 @@ def amazon(folder: Path) -> Path:
 def lcrec(folder: Path) -> Path:
     folder.mkdir()
     (folder / "Toys.inter.json").write_text(json.dumps({"0": [1, 0, 1], "1": [0, 2]}))
-    texts = {"0": {"title": "T0", "description": "['one', 'two']", "brand": "B", "categories": "x,y"}, "1": {}, "7": {"title": "T7"}}
+    texts = {
+        "0": {"title": "T0", "description": "['one', 'two']", "brand": "B", "categories": "x,y"},
+        "1": {},
+        "7": {"title": "T7"},
+    }
     (folder / "Toys.item.json").write_text(json.dumps(texts))
     return folder
 
@@ -66,7 +83,13 @@ def test_every_source_is_tested() -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_columns_types_and_no_null_ids(name: str, tmp_path: Path) -> None:
     interactions, items = load(name, SOURCES[name](tmp_path / "raw"))
-    assert dict(interactions.schema) == {"user": pl.String, "item": pl.String, "timestamp": pl.Int64, "rating": pl.Float32, "row": pl.Int64}
+    assert dict(interactions.schema) == {
+        "user": pl.String,
+        "item": pl.String,
+        "timestamp": pl.Int64,
+        "rating": pl.Float32,
+        "row": pl.Int64,
+    }
     assert list(items.columns) == ["raw_id", "source_id", "title", "description", "brand", "categories"]
     assert items.schema["categories"] == pl.List(pl.String)
     for column in ("user", "item", "timestamp", "row"):
@@ -94,7 +117,13 @@ def test_amazon_rows_and_text(tmp_path: Path) -> None:
 def test_lcrec_rows_and_text(tmp_path: Path) -> None:
     folder = lcrec(tmp_path / "raw")
     interactions, items = load("lcrec", folder)
-    assert interactions.select("user", "item", "timestamp").rows() == [("0", "1", 0), ("0", "0", 1), ("0", "1", 2), ("1", "0", 0), ("1", "2", 1)]
+    assert interactions.select("user", "item", "timestamp").rows() == [
+        ("0", "1", 0),
+        ("0", "0", 1),
+        ("0", "1", 2),
+        ("1", "0", 0),
+        ("1", "2", 1),
+    ]
     assert items.filter(pl.col("source_id") == "0").rows() == [("0", "0", "T0", "one two", "B", ["x", "y"])]
     assert items["source_id"].to_list() == ["0", "1", "2", "7"]
     (folder / "Toys.user2id").write_text("ALICE\t0\nBOB\t1\n")
@@ -136,8 +165,14 @@ def test_several_candidates_need_a_choice(tmp_path: Path) -> None:
         (lambda text: text.replace(b'"asin": "B2"', b'"asin": "B2'), r"Toys_5.json.gz:2: not valid JSON"),
         (lambda text: text.replace(b'"asin": "B2", ', b""), r"Toys_5.json.gz:2: field 'asin' is missing, expected str"),
         (lambda text: text.replace(b'"asin": "B2"', b'"asin": 7'), None),
-        (lambda text: text.replace(b'"unixReviewTime": 200', b'"unixReviewTime": "soon"'), r"Toys_5.json.gz:1: field 'unixReviewTime' is 'soon', expected int"),
-        (lambda text: text.replace(b'"overall": 1.5, ', b""), r"Toys_5.json.gz:3: field 'overall' is missing, expected int or float"),
+        (
+            lambda text: text.replace(b'"unixReviewTime": 200', b'"unixReviewTime": "soon"'),
+            r"Toys_5.json.gz:1: field 'unixReviewTime' is 'soon', expected int",
+        ),
+        (
+            lambda text: text.replace(b'"overall": 1.5, ', b""),
+            r"Toys_5.json.gz:3: field 'overall' is missing, expected int or float",
+        ),
         (lambda text: text + b"[1, 2]\n", r"Toys_5.json.gz:4: expected a JSON object, got list"),
         (lambda text: text + b"garbage\n", r"Toys_5.json.gz:4: not valid JSON"),
     ],

@@ -46,7 +46,9 @@ def test_paths_are_kept_and_collisions_reported(world: Path, tmp_path: Path, ilr
         ("absent", "cannot be read"),
     ],
 )
-def test_odd_files_are_refused(change: str, message: str, world: Path, tmp_path: Path, ilrec: Callable[..., Finished]) -> None:
+def test_odd_files_are_refused(
+    change: str, message: str, world: Path, tmp_path: Path, ilrec: Callable[..., Finished]
+) -> None:
     index: dict[str, object] = dict(index_of(world))
     some = next(iter(index))
     if change == "missing":

@@ -79,7 +79,10 @@ def test_more_items_than_leaves_below_a_prefix_get_a_suffix() -> None:
     found = ids(vectors, levels=1, codes=4)
     assert quality(found.tokens)["colliding_items"] == 0
     assert found.notes["items_with_suffix"] == sum(len(path) == 2 for path in found.codes) > 0
-    paths = [[*map(hash, row), 0] for row in ([token(level, code) for level, code in enumerate(path)] for path in found.codes)]
+    paths = [
+        [*map(hash, row), 0]
+        for row in ([token(level, code) for level, code in enumerate(path)] for path in found.codes)
+    ]
     ItemTrie.build([[abs(part) for part in path] for path in paths])
 
 
@@ -103,7 +106,9 @@ def test_tfidf_puts_like_texts_together_and_is_deterministic() -> None:
 
 
 def test_quality_by_hand() -> None:
-    figures = quality([["<a_0>", "<b_0>"], ["<a_0>", "<b_0>"], ["<a_0>", "<b_1>"], ["<a_1>", "<b_0>"], ["<a_0>", "<b_0>"]])
+    figures = quality(
+        [["<a_0>", "<b_0>"], ["<a_0>", "<b_0>"], ["<a_0>", "<b_1>"], ["<a_1>", "<b_0>"], ["<a_0>", "<b_0>"]]
+    )
     assert figures["distinct_paths"] == 3
     assert figures["colliding_items"] == 3
     assert figures["largest_group"] == 3

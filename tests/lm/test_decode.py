@@ -79,7 +79,9 @@ def test_equals_generate_with_a_prefix_function(family: Any, longest: int, beams
                 assert abs(scores[row, other] - scores[row, place]) < 1e-4
 
 
-def exhaustive(model: Any, ids: Tensor, mask: Tensor, trie: ItemTrie, paths: list[list[int]], normalize: str) -> dict[int, float]:
+def exhaustive(
+    model: Any, ids: Tensor, mask: Tensor, trie: ItemTrie, paths: list[list[int]], normalize: str
+) -> dict[int, float]:
     """Score of every leaf for a single prompt: one full forward per path, softmax over the asked-for tokens."""
     prompt = ids[0][mask[0].bool()].tolist()
     used = sorted({token for path in paths for token in path})

@@ -83,13 +83,17 @@ def test_prompts_hold_text_and_item_ids_and_only_the_answer_is_supervised(tok: A
         expected.append((prompt, path(tok, target)))
     assert rows_of(batch) == [prompt + answer for prompt, answer in expected]
     flat = batch.input_BS.flatten()
-    assert flat[batch.position_N + 1].tolist() == batch.target_N.tolist() == [t for _, answer in expected for t in answer]
+    assert (
+        flat[batch.position_N + 1].tolist() == batch.target_N.tolist() == [t for _, answer in expected for t in answer]
+    )
     width = batch.input_BS.shape[1]
     starts = [row * width + len(prompt) - 1 for row, (prompt, _) in enumerate(expected)]
     assert batch.position_N[batch.event_N.diff(prepend=torch.tensor([-1])) > 0].tolist() == starts
     assert batch.history_MT.tolist() == [[2, -1], [1, 4], [1, 1]]
     input_BS, mask_BS = layout.prompts(catalogue, np.array([[2, -1], [1, 4], [1, 1]]))
-    assert [row[mask.bool()].tolist() for row, mask in zip(input_BS, mask_BS, strict=True)] == [prompt for prompt, _ in expected]
+    assert [row[mask.bool()].tolist() for row, mask in zip(input_BS, mask_BS, strict=True)] == [
+        prompt for prompt, _ in expected
+    ]
     assert (mask_BS.diff(dim=1) >= 0).all(), "prompts are padded on the left"
     # Decoded, the prompt reads as written; items are single tokens, never spelled out.
     assert tok.decode(expected[1][0], skip_special_tokens=True) == "Had: <a_0><b_0>, <a_1><b_0><c_0>. Next:"

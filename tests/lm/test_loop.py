@@ -43,7 +43,9 @@ def catalogue(items: int) -> Catalogue:
     trie = ItemTrie.build(paths)
     node = np.zeros((items, 3), dtype=np.int64)
     for depth in (1, 2):
-        node[:, depth] = trie.step(torch.from_numpy(node[:, depth - 1]), torch.tensor([p[depth - 1] for p in paths])).numpy()
+        node[:, depth] = trie.step(
+            torch.from_numpy(node[:, depth - 1]), torch.tensor([p[depth - 1] for p in paths])
+        ).numpy()
     return Catalogue(gather_runs(flat, start, np.full(items, 3)), np.full(items, 3), node, trie)
 
 
@@ -53,7 +55,12 @@ def a_job(folder: Path, settings: Train, dtype: torch.dtype = torch.float64) -> 
     offsets = np.concatenate([[0], lengths.cumsum()])
     sequences = Sequences(np.arange(offsets[-1]) % 40, offsets)
     empty = np.zeros(0, dtype=np.int64)
-    examples = Examples(sequences, training_windows(sequences, lengths - 2, 20), catalogue(40), Layout(np.array([0]), empty, empty, True, 2))
+    examples = Examples(
+        sequences,
+        training_windows(sequences, lengths - 2, 20),
+        catalogue(40),
+        Layout(np.array([0]), empty, empty, True, 2),
+    )
     method = Config(lambda_cpd=0.1, mu_crr=0.0)
     scores = iter([0.3, 0.1, 0.2, 0.0, 0.0, 0.0])
     return Job(
@@ -109,7 +116,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         job = a_job(folder, SETTINGS, torch.float32)
         calls = []
 
-        def counting(*arguments: Any, job: Job = job, calls: list[int] = calls, after: int = stop_after, **named: Any) -> Any:
+        def counting(
+            *arguments: Any, job: Job = job, calls: list[int] = calls, after: int = stop_after, **named: Any
+        ) -> Any:
             calls.append(1)
             if len(calls) == after:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -172,7 +181,20 @@ KILLED = [*TINY_LM, "--epochs", "3", "--save-every", "3", "--max-steps", "20"]
 
 
 def start(world: Path, name: str, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ilrec_cli", "train", "--dataset", "toy", "--work", str(world), "--name", name, *KILLED, *more]
+    command = [
+        sys.executable,
+        "-m",
+        "ilrec_cli",
+        "train",
+        "--dataset",
+        "toy",
+        "--work",
+        str(world),
+        "--name",
+        name,
+        *KILLED,
+        *more,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -207,7 +229,20 @@ def test_killed_and_resumed_by_the_commands_ends_with_the_same_digest(world: Pat
 
 
 def test_runs_are_not_overwritten_unasked(world: Path, ilrec: Callable[..., Finished]) -> None:
-    common = ["train", "--dataset", "toy", "--work", world, "--name", "kept", "--method", "sft", *TINY_LM, "--max-steps", "2"]
+    common = [
+        "train",
+        "--dataset",
+        "toy",
+        "--work",
+        world,
+        "--name",
+        "kept",
+        "--method",
+        "sft",
+        *TINY_LM,
+        "--max-steps",
+        "2",
+    ]
     assert ilrec(*common).code == 0
     again = ilrec(*common)
     assert again.code == 0
@@ -224,7 +259,22 @@ def test_the_saved_configuration_starts_the_same_run(trained: Path, ilrec: Calla
     assert result.code == 0, result.err
     one, two = (artifacts.read(path, "run") for path in (saved, saved.parent.parent / "from-config" / "train"))
     assert one.digest == two.digest
-    json.dumps(cli.invoke(["recommend", "--dataset", "toy", "--work", str(trained), "--run", "from-config", "--user", _user(trained), "--quiet"]))
+    json.dumps(
+        cli.invoke(
+            [
+                "recommend",
+                "--dataset",
+                "toy",
+                "--work",
+                str(trained),
+                "--run",
+                "from-config",
+                "--user",
+                _user(trained),
+                "--quiet",
+            ]
+        )
+    )
 
 
 def _user(work: Path) -> str:

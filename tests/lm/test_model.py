@@ -23,7 +23,9 @@ LOSS: Any = make_loss(Config(alpha=0.3, beta=0.3))
 def gemma2(**settings: Any) -> Any:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    return random_model(Gemma2Config, Gemma2ForCausalLM, VOCABULARY, 3, 32, 0, head_dim=8, final_logit_softcapping=2.0, **settings)
+    return random_model(
+        Gemma2Config, Gemma2ForCausalLM, VOCABULARY, 3, 32, 0, head_dim=8, final_logit_softcapping=2.0, **settings
+    )
 
 
 def granite(**settings: Any) -> Any:
@@ -48,10 +50,20 @@ def gpt2(**settings: Any) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=1)).eval()
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=1)
+    ).eval()
 
 
-MODELS = {"llama": llama, "qwen2": qwen2, "gemma2": gemma2, "granite": granite, "cohere": cohere, "mistral": mistral, "gpt2": gpt2}
+MODELS = {
+    "llama": llama,
+    "qwen2": qwen2,
+    "gemma2": gemma2,
+    "granite": granite,
+    "cohere": cohere,
+    "mistral": mistral,
+    "gpt2": gpt2,
+}
 
 
 def a_batch(rows: int = 4, width: int = 9, seed: int = 0) -> tuple[Batch, Tensor, Tensor]:
@@ -64,7 +76,15 @@ def a_batch(rows: int = 4, width: int = 9, seed: int = 0) -> tuple[Batch, Tensor
     row_N, column_N = (labels_BS != -100).nonzero(as_tuple=True)
     target_N = labels_BS[row_N, column_N]
     zero_N = torch.zeros_like(target_N)
-    batch = Batch(input_BS.masked_fill(~mask_BS, 2), mask_BS.long(), row_N * width + column_N - 1, target_N, zero_N, row_N, zero_N[:, None])
+    batch = Batch(
+        input_BS.masked_fill(~mask_BS, 2),
+        mask_BS.long(),
+        row_N * width + column_N - 1,
+        target_N,
+        zero_N,
+        row_N,
+        zero_N[:, None],
+    )
     return batch, labels_BS, row_N
 
 
@@ -86,12 +106,16 @@ def test_phi_of_the_last_hidden_state_is_the_models_logits(name: str) -> None:
     ids = torch.randint(3, VOCABULARY, (2, 7))
     expected = backbone(input_ids=ids).logits
     hidden = decoder(backbone)(input_ids=ids, output_hidden_states=True)
-    final, inner = model.phi(hidden.last_hidden_state.flatten(0, 1), torch.stack([hidden.hidden_states[2].flatten(0, 1)]))
+    final, inner = model.phi(
+        hidden.last_hidden_state.flatten(0, 1), torch.stack([hidden.hidden_states[2].flatten(0, 1)])
+    )
     torch.testing.assert_close(final.view_as(expected), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
     # The raw output of the last block, normed by phi, is the same again: inner layers get the whole of phi.
     raw: list[Tensor] = []
     blocks = decoder(backbone).layers if hasattr(decoder(backbone), "layers") else decoder(backbone).h
-    blocks[-1].register_forward_hook(lambda _, __, output: raw.append(output[0] if isinstance(output, tuple) else output))
+    blocks[-1].register_forward_hook(
+        lambda _, __, output: raw.append(output[0] if isinstance(output, tuple) else output)
+    )
     backbone(input_ids=ids)
     again = model.phi(hidden.last_hidden_state.flatten(0, 1), raw[0].flatten(0, 1)[None])[1][0]
     torch.testing.assert_close(again.view_as(expected), expected, rtol=0, atol=2e-6 * expected.abs().max().item())

@@ -184,7 +184,10 @@ def test_gradient_of_cpo_is_the_papers(penalty: str) -> None:
 def test_intermediate_layers_learn_through_cpd_alone_and_the_teacher_does_not() -> None:
     world = World()
     terms = world.terms(DEFAULT)
-    cpo, crr = (torch.autograd.grad(each, world.inner, allow_unused=True, retain_graph=True)[0] for each in (terms.cpo, terms.crr))
+    cpo, crr = (
+        torch.autograd.grad(each, world.inner, allow_unused=True, retain_graph=True)[0]
+        for each in (terms.cpo, terms.crr)
+    )
     assert cpo is None
     assert crr is None
     assert torch.autograd.grad(terms.cpd, world.inner, retain_graph=True)[0].abs().sum() > 0
@@ -196,7 +199,9 @@ def test_gradcheck(term: str) -> None:
     world = World(5)
 
     def value(final: Tensor, inner: Tensor) -> Tensor:
-        terms = ilrec_terms(final, inner, world.target, config=config, reward_tokens_NC=world.tokens, reward_values_NC=world.rewards)
+        terms = ilrec_terms(
+            final, inner, world.target, config=config, reward_tokens_NC=world.tokens, reward_values_NC=world.rewards
+        )
         return getattr(terms, term)
 
     # Negatives from fixed logits: finite differences must not move a token across the threshold.

@@ -32,7 +32,9 @@ def test_random_layers_are_drawn_once_from_the_seed() -> None:
     assert resolve_layers("random:3:-1:-8", 32, 7) == resolve_layers("random:3:-1:-8", 32, 7)
 
 
-@pytest.mark.parametrize("spec", ["consecutive:4", "-4", "0", "-1,-1", "1", "consecutive:0", "random:9:-1:-8", "last", "consecutive:x", ""])
+@pytest.mark.parametrize(
+    "spec", ["consecutive:4", "-4", "0", "-1,-1", "1", "consecutive:0", "random:9:-1:-8", "last", "consecutive:x", ""]
+)
 def test_layers_that_do_not_exist_are_refused(spec: str) -> None:
     with pytest.raises(UserError, match="layers = "):
         resolve_layers(spec, 4)

@@ -35,7 +35,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     common = ["--dataset", "Instruments", "--work", str(folder), "--quiet"]
     cli.invoke(["preprocess", *common, "--raw-dir", str(SHARED / "instruments")])
-    cli.invoke(["build-ids", *common, "--index", str(SHARED / "instruments" / "Instruments.index.json"), "--name", "published"])
+    cli.invoke(
+        ["build-ids", *common, "--index", str(SHARED / "instruments" / "Instruments.index.json"), "--name", "published"]
+    )
     return folder
 
 
@@ -72,7 +74,12 @@ def test_every_training_target_is_supervised_exactly_once(work: Path) -> None:
 
 def test_the_published_index_is_imported_as_it_is(work: Path) -> None:
     figures = artifacts.read(work / "Instruments" / "ids" / "published", "ids").json("quality.json")
-    assert (figures["items"], figures["distinct_paths"], figures["colliding_items"], figures["largest_group"]) == (9_922, 9_897, 48, 3)
+    assert (figures["items"], figures["distinct_paths"], figures["colliding_items"], figures["largest_group"]) == (
+        9_922,
+        9_897,
+        48,
+        3,
+    )
     assert figures["codes_per_level"] == [162, 256, 256, 256]
     assert figures["prefixes_per_depth"] == [162, 6_996, 9_172, 9_897]
 
@@ -94,7 +101,9 @@ def test_rewards_are_exact_on_the_real_trie(deviation: float, work: Path) -> Non
     for node, row, token_C, mass_C in zip(nodes, rows, tokens, mass, strict=True):
         children = trie.children(node[None])[1][0]
         lo, hi = trie.range(children)
-        exact = [score[row, trie.order[a:b]].logsumexp(0) for a, b in zip(lo[children >= 0], hi[children >= 0], strict=True)]
+        exact = [
+            score[row, trie.order[a:b]].logsumexp(0) for a, b in zip(lo[children >= 0], hi[children >= 0], strict=True)
+        ]
         expected = torch.stack(exact).softmax(0)
         torch.testing.assert_close(mass_C[token_C >= 0], expected, rtol=0, atol=1e-9)
 
@@ -106,9 +115,23 @@ def test_industrial_goes_through_every_stage(tmp_path: Path, ilrec: Run) -> None
         assert count in out
     assert ilrec("build-ids", *common).code == 0
     cf = json.loads(ilrec("train-cf", *common, "--epochs", "12", "--batch-size", "64", "--json").out.splitlines()[-1])
-    popularity = artifacts.read(tmp_path / "Industrial" / "cf" / "popularity" / "eval" / "test-full", "eval").json("metrics.json")
+    popularity = artifacts.read(tmp_path / "Industrial" / "cf" / "popularity" / "eval" / "test-full", "eval").json(
+        "metrics.json"
+    )
     assert cf["test"]["ndcg@10"] > 1.5 * popularity["metrics"]["ndcg@10"]
-    tiny = [*TINY_LM, "--hidden-size", "32", "--epochs", "2", "--batch-size", "64", "--valid-users", "100", "--valid-beams", "10"]
+    tiny = [
+        *TINY_LM,
+        "--hidden-size",
+        "32",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "64",
+        "--valid-users",
+        "100",
+        "--valid-beams",
+        "10",
+    ]
     for method in ("sft", "ilrec"):
         assert ilrec("train", *common, "--method", method, "--name", method, *tiny).code == 0
     result = ilrec("evaluate", *common, "--json")
@@ -125,12 +148,16 @@ def test_all_beauty_from_raw_reviews(tmp_path: Path, ilrec: Run) -> None:
     raw = ["--raw-dir", SHARED / "amazon2018-raw"]
     statistics = {}
     for repeats in ("first", "keep"):
-        result = ilrec("preprocess", "--dataset", "All_Beauty", "--work", tmp_path / repeats, *raw, "--repeats", repeats, "--json")
+        result = ilrec(
+            "preprocess", "--dataset", "All_Beauty", "--work", tmp_path / repeats, *raw, "--repeats", repeats, "--json"
+        )
         statistics[repeats] = json.loads(result.out.splitlines()[-1])
     counts = {repeats: (row["users"], row["items"], row["interactions"]) for repeats, row in statistics.items()}
     assert counts == {"first": (137, 24, 686), "keep": (961, 49, 5_084)}
     default = ilrec("preprocess", "--dataset", "All_Beauty", "--work", tmp_path / "default", *raw, "--json")
-    assert json.loads(default.out.splitlines()[-1])["digest"] == statistics["first"]["digest"], "repeats are dropped by default"
+    assert json.loads(default.out.splitlines()[-1])["digest"] == statistics["first"]["digest"], (
+        "repeats are dropped by default"
+    )
     line = ilrec("build-ids", "--dataset", "All_Beauty", "--work", tmp_path / "first").one_line()
     assert "none of the 24 items has text" in line
 

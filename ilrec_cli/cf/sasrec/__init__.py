@@ -16,7 +16,7 @@ TRAINED = True
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    hidden_size: Annotated[int, "width of embeddings and layers"] = 64
+    hidden_size: Annotated[int, "width of embeddings and layers"] = 128
     n_layers: Annotated[int, "transformer layers"] = 2
     n_heads: Annotated[int, "attention heads"] = 2
     inner_size: Annotated[int, "width of the feed-forward part"] = 256
