@@ -15,8 +15,7 @@ from typing import Any
 from _common import RESULTS, ilrec, write
 
 DATASET = "Instruments"
-LM = ["--backbone", "tiny-llama", "--epochs", 20, "--dropout", 0.1, "--weight-decay", 0.1, "--patience", 20,
-      "--valid-users", 5000]  # fmt: skip
+LM = ["--config", Path(__file__).parents[1] / "examples" / "tiny.yaml"]
 
 
 def main() -> None:
@@ -47,7 +46,7 @@ def cell(name: str, train: list[Any], common: list[Any]) -> None:
         return
     trained = ilrec(*train)
     evaluated = ilrec("evaluate", *common, "--run", name)
-    settings = [str(part) for part in train if part != "--resume"]
+    settings = [part.name if isinstance(part, Path) else str(part) for part in train if part != "--resume"]
     print(write(result, {"train": trained, "events": evaluated["events"], "test": evaluated["metrics"][name],
                          "evaluation_seconds": evaluated["command_seconds"], "command": settings}))  # fmt: skip
 

@@ -156,7 +156,7 @@ class Train(OnUsers):
     ids: Annotated[str | None, "item identifiers: name or folder [the only ones]", Control, DATA] = None
     cf: Annotated[str | None, "reward model of ILRec: name or folder [the only trained one]", Control, DATA] = None
     epochs: Annotated[int, "passes over the training data at most", OPTIMISER] = 5
-    patience: Annotated[int, "stop after this many evaluations without a better validation NDCG@10", OPTIMISER] = 3
+    patience: Annotated[int, "stop after this many evaluations without a better validation NDCG@10", OPTIMISER] = 5
     batch_size: Annotated[int, "sequences an update, over all processes", OPTIMISER] = 128
     micro_batch: Annotated[
         int | None, "sequences a forward pass on one process [all of its share]", Control, OPTIMISER

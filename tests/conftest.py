@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ def ilrec(capfd: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
         return Finished(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def own_world(world: Path, tmp_path: Path) -> Path:
+    """A copy of the shared world, for tests that add to it."""
+    return Path(shutil.copytree(world, tmp_path / "own-world"))
 
 
 # The smallest settings that exercise everything; the last value of a repeated flag wins.

@@ -159,8 +159,7 @@ def test_inputs_that_are_not_unique_are_asked_for(tmp_path: Path, ilrec: Run) ->
     work = another_world(tmp_path)
     cli.invoke(["build-ids", "--dataset", "toy", "--work", str(work), "--quiet", "--name", "other", "-o", "codes=8"])
     line = ilrec("train", "--dataset", "toy", "--work", work, *TINY_LM).one_line()
-    assert "several" in line
-    assert "other, text" in line
+    assert "holds several: other, text" in line
     assert "--ids" in line
     assert (
         "no item identifiers 'txt'"

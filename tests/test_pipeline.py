@@ -282,7 +282,7 @@ def test_a_pretrained_folder_is_tuned_with_adapters(trained: Path, tmp_path: Pat
     assert ilrec("evaluate", *common(trained), "--run", "adapted", "--limit-users", "4").code == 0
 
 
-def test_hugging_face_encoders_give_vectors(trained: Path, tmp_path: Path, ilrec: Run) -> None:
+def test_hugging_face_encoders_give_vectors(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
     from transformers import BertConfig, BertModel
 
     from ilrec_cli.lm import tokenizer
@@ -292,14 +292,14 @@ def test_hugging_face_encoders_give_vectors(trained: Path, tmp_path: Path, ilrec
     config = BertConfig(
         vocab_size=len(tok), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
     )
-    BertModel(config).save_pretrained(tmp_path / "encoder")
-    tok.save_pretrained(tmp_path / "encoder")
+    BertModel(config).save_preown_world(tmp_path / "encoder")
+    tok.save_preown_world(tmp_path / "encoder")
     vectors: dict[str, Any] = {}
     for size in (3, 64):
         name = f"bert{size}"
         arguments = [
             "build-ids",
-            *common(trained),
+            *common(own_world),
             "--encoder",
             tmp_path / "encoder",
             "--batch-size",
@@ -313,10 +313,10 @@ def test_hugging_face_encoders_give_vectors(trained: Path, tmp_path: Path, ilrec
         assert result.code == 0, result.err
         from safetensors.numpy import load_file
 
-        vectors[name] = load_file(trained / "toy" / "ids" / name / "embeddings.safetensors")["embeddings"]
+        vectors[name] = load_file(own_world / "toy" / "ids" / name / "embeddings.safetensors")["embeddings"]
     np.testing.assert_allclose(vectors["bert3"], vectors["bert64"], atol=1e-5)
     model = BertModel.from_pretrained(tmp_path / "encoder").eval()
-    data = artifacts.read(trained / "toy" / "data", "data").table("items").to_pylist()[0]
+    data = artifacts.read(own_world / "toy" / "data", "data").table("items").to_pylist()[0]
     text = ". ".join([data["title"], data["brand"], ", ".join(data["categories"]), data["description"]])
     with torch.no_grad():
         hidden = model(torch.tensor([tok(text).input_ids])).last_hidden_state[0]

@@ -89,21 +89,20 @@ def expand(leaf_BK: Tensor, trie: ItemTrie, priority_I: Tensor, k: int) -> Tenso
     Items that share a leaf (colliding identifiers) are ordered by higher `priority_I` (training popularity), then by
     lower item index.
     """
-    by_index = torch.arange(len(trie.order), device=leaf_BK.device)
-    item = trie.order.sort().values
-    item = item[torch.argsort(priority_I[item], descending=True, stable=True)]
-    item = item[torch.argsort(trie.leaf_of(item), stable=True)]  # by leaf, then priority, then index
-    leaf_sorted = trie.leaf_of(item)
-    first = torch.searchsorted(leaf_sorted, leaf_BK.contiguous())
-    count = torch.searchsorted(leaf_sorted, leaf_BK.contiguous(), right=True) - first
-    count = torch.where(leaf_BK >= 0, count, 0)
-    end_BK = count.cumsum(1)
-    rank_Bk = by_index.new_tensor(range(k)).expand(len(leaf_BK), k).contiguous()
-    slot_Bk = torch.searchsorted(end_BK, rank_Bk, right=True)
-    inside = slot_Bk < leaf_BK.shape[1]
+    item_I = trie.order.sort().values
+    item_I = item_I[priority_I[item_I].argsort(descending=True, stable=True)]
+    leaf_I, place_I = trie.leaf_of(item_I).sort(stable=True)
+    item_I = item_I[place_I]  # by leaf, then priority, then index
+    first_BK = torch.searchsorted(leaf_I, leaf_BK.contiguous())
+    count_BK = torch.searchsorted(leaf_I, leaf_BK.contiguous(), right=True) - first_BK
+    count_BK = torch.where(leaf_BK >= 0, count_BK, 0)
+    end_BK = count_BK.cumsum(1)
+    rank_Bk = torch.arange(k, device=leaf_BK.device).expand(len(leaf_BK), k).contiguous()
+    slot_Bk = torch.searchsorted(end_BK, rank_Bk, right=True)  # which leaf the rank falls on
+    inside_Bk = slot_Bk < leaf_BK.shape[1]
     slot_Bk = slot_Bk.clamp(max=leaf_BK.shape[1] - 1)
-    place = first.gather(1, slot_Bk) + rank_Bk - (end_BK - count).gather(1, slot_Bk)
-    return torch.where(inside, item[torch.where(inside, place, 0)], -1)
+    place_Bk = first_BK.gather(1, slot_Bk) + rank_Bk - (end_BK - count_BK).gather(1, slot_Bk)
+    return torch.where(inside_Bk, item_I[torch.where(inside_Bk, place_Bk, 0)], -1)
 
 
 class _TokenTree:

@@ -61,7 +61,7 @@ def _select(config: Any, root: Path, selector: str | None, kind: str, plugin_key
         if not names:
             raise UserError(f"no {what} in {root}. Run: {command} --dataset {config.dataset}")
         if len(names) > 1:
-            raise UserError(f"several {what}s in {root}: {', '.join(names)}. Choose one with --{kind}")
+            raise UserError(f"{what}: {root} holds several: {', '.join(names)}. Choose one with --{kind}")
         return found[names[0]]
     return pick(root, found, selector, kind, plugin_key)
 
@@ -79,7 +79,7 @@ def pick(root: Path, found: dict[str, Path], selector: str, kind: str, plugin_ke
     if len(made_by) == 1:
         return found[made_by[0]]
     if made_by:
-        raise UserError(f"several {what}s of '{selector}' in {root}: {', '.join(made_by)}. Give the name in full")
+        raise UserError(f"{what}: '{selector}' made several in {root}: {', '.join(made_by)}. Give the name in full")
     listed = f"There are: {', '.join(found)}." if found else "There is none yet."
     raise UserError(f"no {what} '{selector}' in {root}. {listed}{nearest(selector, found)} Run: {command}")
 

@@ -38,7 +38,7 @@ def run(config: Report) -> dict[str, Any]:
         raise UserError(
             f"nothing is evaluated in {_inputs.dataset_dir(config)}. Run: ilrec evaluate --dataset {config.dataset}"
         )
-    for title, rows in groups.items():
+    for title, rows in reversed(groups.items()):  # the test split last, where the eye is
         console.say(f"{config.dataset}: {title}")
         console.table(
             ["run", "search", *REPORTED],
