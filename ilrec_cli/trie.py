@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,19 +45,21 @@ class ItemTrie:
         self._base = int(self._token.max()) + 1
 
     @classmethod
-    def build(cls, paths: Sequence[Sequence[int]] | tuple[np.ndarray, np.ndarray]) -> ItemTrie:
+    def build(cls, paths: Any, offsets: Any = None) -> ItemTrie:
         """Build from one token-id sequence per item, or from flat tokens and offsets (item i: flat[off[i]:off[i+1]]).
 
-        Path i is item i's and includes the end token. Equal paths share a leaf. An empty path, a negative token, or
-        a path that is a proper prefix of another raises `ValueError`.
+        The flat form is two arrays, given as two arguments or as a pair. Path i is item i's and includes the end
+        token. Equal paths share a leaf. An empty path, a negative token, or a path that is a proper prefix of another
+        raises `ValueError`.
         """
-        if isinstance(paths, tuple):
-            flat, offsets = (np.asarray(part, dtype=np.int64) for part in paths)
-        else:
-            lengths = [len(path) for path in paths]
-            flat = np.fromiter((token for path in paths for token in path), dtype=np.int64, count=sum(lengths))
-            offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        return _build(_padded(flat, offsets), np.arange(len(offsets) - 1))
+        if offsets is None and isinstance(paths, tuple) and len(paths) == 2 and all(map(_is_array, paths)):
+            paths, offsets = paths
+        if offsets is None:
+            rows = [np.asarray(path, dtype=np.int64).reshape(-1) for path in paths]
+            offsets = np.cumsum([0, *map(len, rows)])
+            paths = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+        padded = _padded(np.asarray(paths, dtype=np.int64), np.asarray(offsets, dtype=np.int64))
+        return _build(padded, np.arange(len(padded)))
 
     def __len__(self) -> int:
         """Number of nodes, the root included."""
@@ -69,6 +72,7 @@ class ItemTrie:
 
     def step(self, node_N: Tensor, token_N: Tensor) -> Tensor:
         """The child reached from each node by each token, -1 where the token continues no item."""
+        node_N, token_N = node_N.long(), token_N.long()  # a product of 32-bit numbers would overflow
         legal = (node_N >= 0) & (token_N >= 0) & (token_N < self._base)
         key = node_N * self._base + token_N
         place = torch.searchsorted(self._key, key).clamp(max=len(self._key) - 1)
@@ -182,6 +186,10 @@ class ItemTrie:
         column = np.arange(backwards.shape[1]) + left[:, None]
         inside = column < backwards.shape[1]
         return np.where(inside, np.take_along_axis(backwards, np.where(inside, column, 0), 1), -1)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray | Tensor) and value.ndim == 1
 
 
 def _padded(flat: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -292,8 +292,8 @@ def test_hugging_face_encoders_give_vectors(own_world: Path, tmp_path: Path, ilr
     config = BertConfig(
         vocab_size=len(tok), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
     )
-    BertModel(config).save_preown_world(tmp_path / "encoder")
-    tok.save_preown_world(tmp_path / "encoder")
+    BertModel(config).save_pretrained(tmp_path / "encoder")
+    tok.save_pretrained(tmp_path / "encoder")
     vectors: dict[str, Any] = {}
     for size in (3, 64):
         name = f"bert{size}"

@@ -83,9 +83,25 @@ def test_restrict_keeps_the_items_numbers(paths: list[list[int]], data: st.DataO
 def test_flat_arrays_and_sequences_build_the_same() -> None:
     paths = brute_force_paths(np.random.default_rng(0), 50, range(1, 9), 4, END)
     flat, offsets = np.concatenate(paths), np.cumsum([0, *map(len, paths)])
-    one, two = ItemTrie.build(paths), ItemTrie.build((flat, offsets))
-    assert torch.equal(one.order, two.order)
-    assert torch.equal(one.leaf_of(torch.arange(50)), two.leaf_of(torch.arange(50)))
+    one = ItemTrie.build(paths)
+    for two in (
+        ItemTrie.build((flat, offsets)),
+        ItemTrie.build(flat, offsets),
+        ItemTrie.build(tuple(map(tuple, paths))),
+    ):
+        assert torch.equal(one.order, two.order)
+        assert torch.equal(one.leaf_of(torch.arange(50)), two.leaf_of(torch.arange(50)))
+
+
+def test_a_pair_of_paths_is_a_pair_of_paths() -> None:
+    assert ItemTrie.build(((5, 7, 2), (5, 8, 2))).items == 2
+    assert ItemTrie.build(torch.tensor([[5, 7, 2], [5, 8, 2]])).items == 2
+
+
+def test_32_bit_numbers_do_not_overflow() -> None:
+    trie = ItemTrie.build([[100_000 + item % 300, 120_000 + item // 300, 1] for item in range(90_000)])
+    node = trie.step(torch.zeros(1, dtype=torch.int32), torch.tensor([100_299], dtype=torch.int32)).int()
+    assert trie.step(node, torch.tensor([120_299], dtype=torch.int32)).item() > 0
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def beam_search(
     _check_window(model, input_ids_BS.shape[1] + trie.max_depth)
     tree = _TokenTree(model, input_ids_BS, attention_mask_BS)
     rows, device = len(input_ids_BS), input_ids_BS.device
+    trie = trie if trie.order.device == device else trie.to(device)
     id_tokens = trie.tokens() if normalize == "ids" else None
     best_leaf = torch.full((rows, beams), -1, device=device)
     best_score = torch.full((rows, beams), -torch.inf, device=device)
