@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ilrec_cli import folders
 from ilrec_cli.errors import UserError
+from ilrec_cli.provenance import provenance
 from ilrec_cli.schemas import KINDS, TABLES
 
 FORMAT = 1
@@ -88,7 +89,7 @@ class Artifact:
 
 def exists(path: Path) -> bool:
     """Whether a finished folder is there (after repair of an interrupted replacement)."""
-    repair(path)
+    folders.repair(path)
     return (path / "manifest.json").is_file()
 
 
@@ -97,11 +98,8 @@ def read(path: Path, kind: str) -> Artifact:
     what, command = KINDS[kind]
     if not exists(path):
         raise UserError(f"no {what} at {path}. Run: {command} --help")
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        found, version = manifest["kind"], manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}/manifest.json is damaged ({error}). Re-run: {command}") from error
+    manifest = read_manifest(path)
+    found, version = manifest["kind"], manifest["format"]
     if not OLDEST_FORMAT <= version <= FORMAT:
         raise UserError(f"{path}: format {version}, this ilrec reads {OLDEST_FORMAT} to {FORMAT}. Re-run: {command}")
     if found != kind:
@@ -113,7 +111,14 @@ def read(path: Path, kind: str) -> Artifact:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a finished folder, without checking the files it lists."""
-    return dict(json.loads((path / "manifest.json").read_text(encoding="utf-8")))
+    try:
+        manifest = dict(json.loads((path / "manifest.json").read_text(encoding="utf-8")))
+        missing = {"kind", "format", "config", "digest", "parents", "tables", "files", "seed"} - manifest.keys()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}/manifest.json is damaged ({error}). Delete {path} and make it again") from error
+    if missing:
+        raise UserError(f"{path}/manifest.json is damaged (no {min(missing)}). Delete {path} and make it again")
+    return manifest
 
 
 @contextmanager
@@ -122,32 +127,25 @@ def create(
 ) -> Iterator[Path]:
     """A folder to write into; renamed to `path` when the block ends well, removed when it does not.
 
-    An existing folder at `path` is replaced as a whole: at any moment one of the two is complete.
+    An artifact of the same kind at `path` is replaced as a whole; anything else there is refused.
     """
-    repair(path)
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    made = [folder for folder in aside.parents if not folder.exists()]
-    try:
-        _remove_leftovers(path)
-        aside.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: the output folder cannot be made ({error.strerror}). Choose another --work"
-        ) from error
-    try:
+    refuse_foreign(path, kind)
+    with folders.aside(path) as aside:
         yield aside
         finish(aside, kind=kind, config=config, seed=seed, parents=parents)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # not empty: somebody else writes there
-                folder.rmdir()
-        raise
-    old = path.with_name(f".{path.name}.old")
-    if path.exists():
-        os.rename(path, old)
-    os.rename(aside, path)
-    shutil.rmtree(old, ignore_errors=True)
+        folders.replace(aside, path)
+
+
+def refuse_foreign(path: Path, kind: str) -> None:
+    """`UserError` if something stands at `path` that is no artifact of this kind: it is not ours to replace."""
+    folders.repair(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / "manifest.json").is_file():
+        raise UserError(f"{path} is there already and was not made by ilrec. Move it, or choose another --work or name")
+    found = read_manifest(path)["kind"]
+    if found != kind:
+        raise UserError(f"{path} holds {KINDS.get(found, (found,))[0]}, not {KINDS[kind][0]}. Choose another name")
 
 
 def finish(path: Path, *, kind: str, config: dict[str, Any], seed: int, parents: Mapping[str, Artifact]) -> None:
@@ -162,7 +160,7 @@ def finish(path: Path, *, kind: str, config: dict[str, Any], seed: int, parents:
         "digest": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         "parents": {role: parent.digest for role, parent in parents.items()}, "tables": tables, "files": files,
     }  # fmt: skip
-    write_json(path / "provenance.json", _provenance())
+    write_json(path / "provenance.json", provenance())
     write_json(path / "manifest.json", manifest)
 
 
@@ -191,35 +189,6 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def repair(path: Path) -> None:
-    """Undo a replacement that was interrupted between its two renames."""
-    old = path.with_name(f".{path.name}.old")
-    if not old.exists():
-        return
-    if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(old, path)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Folders of writers that were killed."""
-    for leftover in path.parent.glob(f".{path.name}.tmp-*"):
-        pid = leftover.name.rsplit("-", 1)[1]
-        if not pid.isdigit() or int(pid) == os.getpid() or not _alive(int(pid)):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _column(values: Any, type_: pa.DataType) -> Any:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values.cast(type_)
@@ -244,32 +213,6 @@ def _check_file(path: Path, entry: dict[str, Any], command: str) -> None:
         raise UserError(f"{path} has {size} bytes, its manifest says {entry['bytes']}. Re-run: {command}")
     if size <= HASH_LIMIT and _describe(path)["sha256"] != entry["sha256"]:
         raise UserError(f"{path} was changed after it was written. Re-run: {command}")
-
-
-def _provenance() -> dict[str, Any]:
-    import importlib.metadata
-    import platform
-    from datetime import UTC, datetime
-
-    packages = (
-        "ilrec",
-        "torch",
-        "transformers",
-        "peft",
-        "accelerate",
-        "polars",
-        "pyarrow",
-        "scikit-learn",
-        "faiss-cpu",
-    )
-    versions: dict[str, str | None] = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node(),
-            "platform": platform.platform(), "python": platform.python_version(), "packages": versions}  # fmt: skip
 
 
 def _short(digest: str | None) -> str:

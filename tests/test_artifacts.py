@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from conftest import tree
 
-from ilrec_cli import artifacts
+from ilrec_cli import artifacts, folders
 from ilrec_cli.errors import UserError
 
 
@@ -79,7 +79,8 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     alive = tmp_path / ".data.tmp-1"
     for folder in (dead, alive):
         folder.mkdir()
-    make(tmp_path / "data", ["x"])
+    with folders.locked(alive, wait=False):
+        make(tmp_path / "data", ["x"])
     assert not dead.exists()
     assert alive.exists()
 

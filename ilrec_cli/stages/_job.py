@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ilrec_cli import devices, plugins
 from ilrec_cli.artifacts import Artifact
@@ -28,6 +29,7 @@ from ilrec_cli.trie import ItemTrie
 
 VALIDATION_SEED = 2024  # the validation sample is the same for every run, whatever its seed
 VALIDATION_BATCH = 64
+CHUNK_SCORES = 8_000_000  # collaborative scores that exist at a time
 
 
 class Task(NamedTuple):
@@ -47,11 +49,11 @@ def prepare(task: Task, folder: Path) -> tuple[Job, Any, Backbone]:
     accelerator = make_accelerator(settings)
     opened = _backbone(settings, data, task.parents["ids"])
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
-    layout = _models.layout(settings.targets, opened.tokenizer)
+    layout = _models.new_layout(settings.targets, opened.tokenizer)
     model = _supervised(task, opened)
     rewards = None
-    if "cf_scores" in task.needs:
-        scorer = _models.open_cf(task.parents["cf"], data, accelerator.device)
+    if "cf_scores" in task.needs or "trie_tokens" in task.needs:
+        scorer = _models.open_cf(task.parents["cf"], data, accelerator.device) if "cf" in task.parents else None
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
     (phase,) = task.method.phases(task.options)
     job = Job(
@@ -75,6 +77,8 @@ def make_accelerator(settings: Train) -> Any:
 
     device = devices.resolve(settings.device)
     devices.keep_freed_memory(device)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # accelerate takes the current one
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != world:
@@ -84,13 +88,27 @@ def make_accelerator(settings: Train) -> Any:
     return accelerator
 
 
-def reward_source(scorer: Any, trie: ItemTrie) -> Callable[[Batch], Rewards]:
-    """Collaborative rewards (eq. 10) of a batch: R is the softmax of the model's scores for the histories it shows."""
+def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewards]:
+    """Collaborative rewards (eq. 10) of a batch: R is the softmax of the model's scores for the histories it shows.
+
+    Without a scorer: which tokens continue an item, and no rewards. Targets are scored a chunk at a time.
+    """
 
     @torch.no_grad()
     def rewards(batch: Batch) -> Rewards:
-        prob_MI = scorer.scores(batch.history_MT).softmax(1, dtype=torch.float64)
-        token_NC, value_NC = trie.child_mass(batch.node_N, batch.event_N, prob_MI)
+        if scorer is None:
+            return Rewards(trie.children(batch.node_N)[0], None)
+        size = max(1, CHUNK_SCORES // trie.items)
+        parts = []
+        for start in range(0, max(len(batch.history_MT), 1), size):
+            prob_MI = scorer.scores(batch.history_MT[start : start + size]).softmax(1, dtype=torch.float64)
+            chosen = (batch.event_N >= start) & (batch.event_N < start + size)  # events are in ascending order
+            parts.append(trie.child_mass(batch.node_N[chosen], batch.event_N[chosen] - start, prob_MI))
+        width = max(token_NC.shape[1] for token_NC, _ in parts)
+        token_NC, value_NC = (
+            torch.cat([F.pad(part, (0, width - part.shape[1]), value=fill) for part in column])
+            for column, fill in zip(zip(*parts, strict=True), (-1, 0), strict=True)
+        )
         return Rewards(token_NC, value_NC.float())
 
     return rewards
@@ -182,7 +200,7 @@ def _validation(
             ranker = Ranker(model.backbone, items, layout, popularity, beams=settings.valid_beams)
             rankings = ranker.rank_events(sequences, user[mine], end[mine], max_history, batch_size=VALIDATION_BATCH)
         values = ranking_metrics(rankings.rank_E, [10])
-        sums = torch.tensor([values[name].sum() for name in ("hit@10", "ndcg@10")], device=accelerator.device)
+        sums = torch.tensor([float(values[name].sum()) for name in ("hit@10", "ndcg@10")], device=accelerator.device)
         hit, ndcg = (accelerator.reduce(sums, "sum") / len(chosen)).tolist()
         return {"hit@10": hit, "ndcg@10": ndcg}
 

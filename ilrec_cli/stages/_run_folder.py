@@ -1,0 +1,109 @@
+"""The life of a run's folder: opened, trained in, finished; a finished run is kept until its successor is finished too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ilrec_cli import artifacts, folders
+from ilrec_cli import config as configs
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm import backbone
+from ilrec_cli.lm.examples import Layout
+from ilrec_cli.stages._job import Task
+
+
+def is_finished(train: Path, task: Task) -> bool:
+    """True if this very run is there; refuses to touch another one, or an unfinished one, unasked."""
+    run = train.parent
+    if not run.exists() and folders.old(run).exists():  # a crash between setting the old run aside and starting anew
+        os.rename(folders.old(run), run)
+    if not artifacts.exists(train):
+        if run.exists() and not _is_ours(train):
+            raise UserError(f"{run} is there already and was not made by ilrec. Move it, or choose another --name")
+        if _has_checkpoint(train) and not (task.settings.resume or task.settings.overwrite):
+            raise UserError(f"{train} holds an unfinished run. Go on with --resume, or start again with --overwrite")
+        return False
+    if task.settings.overwrite:
+        return False
+    if artifacts.read(train, "run").json("identity.json") == task.identity:
+        return True
+    raise UserError(f"{train} holds a run with other settings. Choose another --name, or --overwrite it")
+
+
+@contextmanager
+def opened(train: Path, task: Task) -> Iterator[None]:
+    """The folder to train in, locked. A run that fails before its first checkpoint leaves things as they were."""
+    run, resume = train.parent, task.settings.resume
+    if not resume and run.exists():
+        with _alone(run):
+            _set_aside(run, finished=artifacts.exists(train))
+    try:
+        train.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{train}: the output folder cannot be made ({error.strerror}). Choose another --work"
+        ) from error
+    try:
+        with _alone(run):
+            if not resume:
+                inputs = {role: parent.name for role, parent in task.parents.items() if role != "data"}
+                artifacts.write_text(train / "config.yaml", configs.to_yaml({**recorded(task), **inputs}))
+            yield
+    except Exception:
+        if not resume and not _has_checkpoint(train):
+            _give_up(run)
+        raise
+
+
+def finish(train: Path, model: backbone.Backbone, layout: Layout, task: Task) -> None:
+    """Write the model and the manifest; checkpoints and the run that this one replaces go last."""
+    shutil.rmtree(train / "model", ignore_errors=True)
+    backbone.save(model, train / "model")
+    artifacts.write_json(train / "layout.json", layout.as_dict())
+    artifacts.write_json(train / "identity.json", task.identity)
+    artifacts.finish(train, kind="run", config=recorded(task), seed=task.settings.seed, parents=task.parents)
+    shutil.rmtree(train / artifacts.SCRATCH, ignore_errors=True)
+    shutil.rmtree(folders.old(train.parent), ignore_errors=True)
+
+
+def recorded(task: Task) -> dict[str, Any]:
+    """The settings of a run, without the versions of what it stands on."""
+    return {key: value for key, value in task.identity.items() if not key.startswith("version of")}
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    with folders.locked(run, wait=False) as free:
+        if not free:
+            raise UserError(f"{run}: another process is training this run. Wait for it, or choose another --name")
+        yield
+
+
+def _set_aside(run: Path, *, finished: bool) -> None:
+    """Keep a finished run as .NAME.old; remove an unfinished one of ours."""
+    if finished:
+        shutil.rmtree(folders.old(run), ignore_errors=True)
+        os.rename(run, folders.old(run))
+    else:
+        shutil.rmtree(run)
+
+
+def _give_up(run: Path) -> None:
+    shutil.rmtree(run, ignore_errors=True)
+    if folders.old(run).exists():
+        os.rename(folders.old(run), run)
+    with suppress(OSError):  # other runs are there
+        run.parent.rmdir()
+
+
+def _has_checkpoint(train: Path) -> bool:
+    return (train / artifacts.SCRATCH / "last.safetensors").is_file()
+
+
+def _is_ours(train: Path) -> bool:
+    return (train / "config.yaml").is_file() or (train / artifacts.SCRATCH).is_dir() or not any(train.parent.iterdir())
