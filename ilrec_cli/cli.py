@@ -104,7 +104,10 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
     cls, module, _, _ = COMMANDS[command]
     file = flags.pop("config")
     values = configs.read_yaml(Path(file)) if file else {}
-    options = dict(values.pop("options", None) or {}) | configs.parse_pairs(flags.pop("options", None) or [])
+    options = values.pop("options", None) or {}
+    if not isinstance(options, dict):
+        raise UserError(f"--config {file}: options is {options!r}, expected a mapping such as {{alpha: 0.8}}")
+    options = options | configs.parse_pairs(flags.pop("options", None) or [])
     for name, value in flags.items():
         if isinstance(value, list):
             values[name] = ",".join(value)
@@ -115,7 +118,7 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
     config: Any = configs.build(cls, values, f"ilrec {command}")
     stage = importlib.import_module(f"ilrec_cli.stages.{module}")
     result: dict[str, Any] = stage.run(config, invoke) if command == "demo" else stage.run(config)
-    if config.json:
+    if config.json and int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps(result, ensure_ascii=False))
     return result
 

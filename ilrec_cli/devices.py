@@ -14,15 +14,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve(name: str) -> torch.device:
-    """The device of --device; auto takes the best there is, a named one must be there."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """The device of --device: auto takes a GPU if there is one; a named one must be there."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    kind = name.split(":")[0]
-    if kind not in available:
-        raise UserError(f"--device is '{name}', expected auto, cpu, cuda, cuda:N or mps")
-    if not available[kind]:
-        raise UserError(f"--device {name}: this machine (or this build of torch) has none; see: ilrec doctor")
+        return torch.device("cuda" if gpus else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise UserError(f"--device is '{name}', expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= gpus:
+        raise UserError(f"--device {name}: this machine (or this build of torch) has {gpus} GPUs; see: ilrec doctor")
     return torch.device(name)
 
 

@@ -94,9 +94,10 @@ class BuildIds(Seeded):
     )
     vector_size: Annotated[int, "dimensions of the TF-IDF vectors after truncated SVD", MODEL] = 64
     batch_size: Annotated[int, "items a batch, for Hugging Face encoders", Control, RUN] = 64
-    device: Annotated[str, "cpu, cuda, mps or auto", Control, RUN] = "auto"
+    device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of a Hugging Face encoder", RUN] = "float32"
     name: Annotated[str | None, "name of the result [SCHEME-HASH-sSEED]", Control, RUN] = None
+    overwrite: Annotated[bool, "replace identifiers with other settings", Control, RUN] = False
     options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,7 +117,7 @@ class TrainCf(OnUsers):
     weight_decay: Annotated[float, "decoupled, on matrices only", OPTIMISER] = 0.0
     clip: Annotated[float, "largest norm of the gradient", OPTIMISER] = 5.0
     max_steps: Annotated[int | None, "stop after this many steps (smoke tests)", OPTIMISER] = None
-    device: Annotated[str, "cpu, cuda, mps or auto", Control, RUN] = "auto"
+    device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the forward pass", RUN] = "float32"
     name: Annotated[str | None, "name of the result [MODEL-HASH-sSEED]", Control, RUN] = None
     overwrite: Annotated[bool, "train again where the result exists", Control, RUN] = False
@@ -125,6 +126,7 @@ class TrainCf(OnUsers):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, 1, "epochs", "patience", "batch_size", "max_steps")
+        _at_least(self, 0, "weight_decay")
         _above(self, 0, "learning_rate", "clip")
 
 
@@ -177,7 +179,7 @@ class Train(OnUsers):
     gradient_checkpointing: Annotated[bool, "recompute activations: less memory, more time", Control, RUN] = False
     log_every: Annotated[int, "steps between log lines", Control, RUN] = 20
     save_every: Annotated[int, "steps between checkpoints, besides one an epoch; 0: none", Control, RUN] = 0
-    device: Annotated[str, "cpu, cuda, mps or auto", Control, RUN] = "auto"
+    device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the forward pass", RUN] = "float32"
     name: Annotated[str | None, "name of the run [METHOD-HASH-sSEED]", Control, RUN] = None
     resume: Annotated[bool, "go on from the last checkpoint", Control, RUN] = False
@@ -186,12 +188,14 @@ class Train(OnUsers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("hidden_size", "n_layers", "n_heads", "inner_size", "lora_r", "epochs", "patience", "batch_size",
+        positive = ("hidden_size", "n_layers", "n_heads", "inner_size", "lora_r", "lora_alpha", "epochs", "patience", "batch_size",
                     "micro_batch", "max_steps", "valid_users", "valid_beams", "log_every")  # fmt: skip
         _at_least(self, 1, *positive)
         _above(self, 0, "learning_rate", "clip")
-        if not 0 <= self.dropout < 1 or not 0 <= self.warmup < 1:
-            raise ValueError("dropout and warmup lie in [0, 1)")
+        _at_least(self, 0, "loss_chunk", "save_every", "weight_decay")
+        for name in ("dropout", "lora_dropout", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0 and less than 1")
         if self.hidden_size % self.n_heads or self.hidden_size // self.n_heads % 2:
             raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of n_heads {self.n_heads}")
         if self.resume and self.overwrite:
@@ -211,7 +215,7 @@ class Evaluate(OnUsers):
         "vocab"
     )
     batch_size: Annotated[int, "prompts a batch", Control, RUN] = 64
-    device: Annotated[str, "cpu, cuda, mps or auto", Control, RUN] = "auto"
+    device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the model", RUN] = "float32"
     overwrite: Annotated[bool, "evaluate again where the result exists", Control, RUN] = False
 
@@ -233,7 +237,7 @@ class Recommend(Common):
         bool, "leave out the items of the history; --no-hide-seen ranks all, as evaluation does", DATA
     ] = True
     beams: Annotated[int, "beams of the search over identifiers", MODEL] = 20
-    device: Annotated[str, "cpu, cuda, mps or auto", Control, RUN] = "auto"
+    device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the model", RUN] = "float32"
 
     def __post_init__(self) -> None:

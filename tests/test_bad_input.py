@@ -157,37 +157,22 @@ def test_parents_of_another_version_are_refused_by_name(tmp_path: Path, ilrec: R
 
 def test_inputs_that_are_not_unique_are_asked_for(tmp_path: Path, ilrec: Run) -> None:
     work = another_world(tmp_path)
-    cli.invoke(["build-ids", "--dataset", "toy", "--work", str(work), "--quiet", "--name", "other", "-o", "codes=8"])
-    line = ilrec("train", "--dataset", "toy", "--work", work, *TINY_LM).one_line()
+    common = ["--dataset", "toy", "--work", work]
+
+    def other(codes: int) -> None:
+        made = ilrec("build-ids", *common, "--name", "other", "-o", f"codes={codes}", "--overwrite")
+        assert made.code == 0, made.err
+
+    other(8)
+    line = ilrec("train", *common, *TINY_LM).one_line()
     assert "holds several: other, text" in line
     assert "--ids" in line
-    assert (
-        "no item identifiers 'txt'"
-        in ilrec("train", "--dataset", "toy", "--work", work, "--ids", "txt", *TINY_LM).one_line()
-    )
-    cli.invoke(["build-ids", "--dataset", "toy", "--work", str(work), "--quiet", "--name", "other", "-o", "codes=9"])
-    run = cli.invoke(
-        [
-            "train",
-            "--dataset",
-            "toy",
-            "--work",
-            str(work),
-            "--quiet",
-            "--method",
-            "sft",
-            "--ids",
-            "other",
-            "--name",
-            "sft",
-            *TINY_LM,
-            "--max-steps",
-            "1",
-        ]
-    )
-    assert run["trained"]
-    cli.invoke(["build-ids", "--dataset", "toy", "--work", str(work), "--quiet", "--name", "other", "-o", "codes=10"])
-    assert "no longer holds" in ilrec("evaluate", "--dataset", "toy", "--work", work, "--run", "sft").one_line()
+    assert "no item identifiers 'txt'" in ilrec("train", *common, "--ids", "txt", *TINY_LM).one_line()
+    other(9)
+    sft = ["--method", "sft", "--ids", "other", "--name", "sft", *TINY_LM, "--max-steps", "1"]
+    assert ilrec("train", *common, *sft).code == 0
+    other(10)
+    assert "no longer holds" in ilrec("evaluate", *common, "--run", "sft").one_line()
 
 
 def test_a_model_without_the_tokens(trained: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ilrec_cli import artifacts, plugins
+from ilrec_cli import artifacts, folders, plugins
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError, nearest
 from ilrec_cli.histories import Sequences
@@ -16,10 +16,7 @@ from ilrec_cli.schemas import KINDS
 
 def dataset_dir(config: Any) -> Path:
     """WORK/DATASET."""
-    name = config.dataset
-    if not name or name.startswith(".") or "/" in name or "\\" in name:
-        raise UserError(f"--dataset is '{name}', expected a plain name: it becomes a folder")
-    return Path(config.work) / name
+    return Path(config.work) / folders.plain_name(config.dataset, "--dataset")
 
 
 def read_data(config: Any) -> Artifact:

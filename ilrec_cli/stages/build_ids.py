@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ilrec_cli import artifacts, plugins
+from ilrec_cli import artifacts, folders, plugins
 from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
@@ -32,7 +32,9 @@ def run(config: BuildIds) -> dict[str, Any]:
     figures = {**quality(assignment.tokens), **assignment.notes}
     recorded = _recorded(config, options)
     name = config.name or f"{config.scheme}-{configs.fingerprint(recorded)}-s{config.seed}"
-    target = _inputs.dataset_dir(config) / "ids" / name
+    target = _inputs.dataset_dir(config) / "ids" / folders.plain_name(name, "--name")
+    if artifacts.exists(target) and not config.overwrite and _inputs.read_config(target) != recorded:
+        raise UserError(f"{target} holds identifiers with other settings. Choose another --name, or --overwrite it")
     with artifacts.create(target, kind="ids", config=recorded, seed=config.seed, parents={"data": data}) as folder:
         _write(folder, assignment, vectors, figures)
     _print(console, config, figures, target)

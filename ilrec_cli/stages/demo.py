@@ -44,13 +44,13 @@ def steps(config: Demo) -> list[list[str]]:
     seeded = [*common, "--seed", str(config.seed)]
     short = ["--max-steps", str(config.max_steps)] if config.max_steps else []
     few = ["--limit-users", str(config.limit_users)] if config.limit_users else []
-    again = ["--overwrite"]
+    again, inputs = ["--overwrite"], ["--ids", "text", "--cf", "sasrec"]
     return [
         ["preprocess", *seeded, "--raw-dir", str(config.work / "raw")],
-        ["build-ids", *seeded, "--name", "text"],
+        ["build-ids", *seeded, "--name", "text", *again],
         ["train-cf", *seeded, "--model", "sasrec", "--name", "sasrec", *CF, *short, *few, *again],
-        ["train", *seeded, "--method", "sft", "--name", "sft", *LM, *short, *few, *again],
-        ["train", *seeded, "--method", "ilrec", "--name", "ilrec", *LM, *short, *few, *again],
+        ["train", *seeded, *inputs, "--method", "sft", "--name", "sft", *LM, *short, *few, *again],
+        ["train", *seeded, *inputs, "--method", "ilrec", "--name", "ilrec", *LM, *short, *few, *again],
         ["evaluate", *seeded, *few, *again],
         ["report", *common],
     ]

@@ -87,8 +87,7 @@ def _devices() -> list[dict[str, str]]:
             bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
             rows.append(_check(f"cuda:{number}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB, {bf16}", "ok"))
     else:
-        other = "mps" if torch.backends.mps.is_available() else "none: training runs on the CPU"
-        rows.append(_check("accelerator", other, "ok"))
+        rows.append(_check("accelerator", "none: models run on the CPU", "ok"))
     return rows
 
 

@@ -24,7 +24,9 @@ def run(config: Preprocess) -> dict[str, Any]:
     raw = config.raw_dir or target.parent / "raw"
     source = _source(config, raw)
     settings = _resolve(config, source)
-    options = configs.build(source.Config, config.options, f"source '{plugins.short_name(source)}'")
+    given = {"seed": config.seed, **config.options} if source.GENERATED else config.options
+    options = configs.build(source.Config, given, f"source '{plugins.short_name(source)}'")
+    artifacts.refuse_foreign(target, "data")
     console.say(f"Reading {plugins.short_name(source)} {'data' if source.GENERATED else f'files in {raw}'}")
     interactions, items = plugins.part(source, "load").load(raw, config.dataset, options)
     dropped: dict[str, int] = {}
@@ -45,11 +47,26 @@ def run(config: Preprocess) -> dict[str, Any]:
         "passes": passes,
     }
     recorded = {**configs.as_dict(config, control=False), **settings, "options": configs.as_dict(options)}
+    before = artifacts.read_manifest(target)["digest"] if artifacts.exists(target) else None
     with artifacts.create(target, kind="data", config=recorded, seed=config.seed, parents={}) as folder:
         _write(folder, interactions, users, items, splits)
         artifacts.write_json(folder / "card.json", card)
+    digest = artifacts.read(target, "data").digest
     _print(console, card, target)
-    return {"path": str(target), "digest": artifacts.read(target, "data").digest, **card["statistics"]}
+    if before not in (None, digest):
+        _warn_dependents(config, digest, console)
+    return {"path": str(target), "digest": digest, **card["statistics"]}
+
+
+def _warn_dependents(config: Preprocess, digest: str, console: Console) -> None:
+    """Name what was made from other versions of the data: later stages will refuse it."""
+    root = _inputs.dataset_dir(config)
+    found = {**_inputs.finished(root / "ids", "ids"), **_inputs.models(config)["cf"], **_inputs.models(config)["run"]}
+    stale = [name for name, path in found.items() if artifacts.read_manifest(path)["parents"].get("data") != digest]
+    if stale:
+        console.warn(
+            f"these were made from another version of the data and will be refused: {', '.join(sorted(stale))}"
+        )
 
 
 def _source(config: Preprocess, raw: Path) -> ModuleType:
@@ -117,7 +134,9 @@ def _number(
     user_ids, item_ids = (table[name].unique().sort() for name in ("user", "item"))
     users = pl.DataFrame({"user": np.arange(len(user_ids), dtype=np.int32), "raw_id": user_ids})
     numbers = pl.DataFrame({"item": np.arange(len(item_ids), dtype=np.int32), "raw_id": item_ids})
-    dropped["items without interactions"] = len(items) - int(items["raw_id"].is_in(item_ids.implode()).sum())
+    dropped["items that no remaining interaction has"] = len(items) - int(
+        items["raw_id"].is_in(item_ids.implode()).sum()
+    )
     items = numbers.join(items, on="raw_id", how="left", maintain_order="left", validate="1:1")
     items = items.with_columns(
         pl.col("source_id").fill_null(pl.col("raw_id")),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ilrec_cli import artifacts, devices, plugins
+from ilrec_cli import artifacts, devices, folders, plugins
 from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf import _fit
@@ -28,6 +28,9 @@ def run(config: TrainCf) -> dict[str, Any]:
     """Train, write WORK/DATASET/cf/NAME/train and eval/, print metrics."""
     console = Console.of(config)
     data = _inputs.read_data(config)
+    for split in ("valid", "test"):
+        if not len(_inputs.events(data, split)[0]):
+            raise UserError(f"{data.path}: there is no {split} target (users need at least 3 interactions for one)")
     model = _build(config, "popularity", {}, data, console)
     results = {"popularity": _evaluate(model, data, config)}
     if config.model != "popularity":
@@ -48,7 +51,7 @@ def _build(config: TrainCf, name: str, options: dict[str, Any], data: Artifact, 
     chosen = config.name if name == config.model else None
     # Counting has no settings and no seed: its folder needs no hash.
     folder_name = chosen or (f"{name}-{configs.fingerprint(recorded)}-s{config.seed}" if plugin.TRAINED else name)
-    target = _inputs.dataset_dir(config) / "cf" / folder_name / "train"
+    target = _inputs.dataset_dir(config) / "cf" / folders.plain_name(folder_name, "--name") / "train"
     if artifacts.exists(target) and not config.overwrite:
         found = artifacts.read(target, "cf")
         if found.config == recorded and found.manifest["parents"]["data"] == data.digest:
@@ -93,8 +96,6 @@ def _fit_model(
     windows = training_windows(sequences, length, about.max_history)
     if not len(windows):
         raise UserError(f"{data.path}: there is no training target (users need at least 4 interactions for one)")
-    if not len(user):
-        raise UserError(f"{data.path}: there is no validation target (users need at least 3 interactions for one)")
     count = sum(parameter.numel() for parameter in model.parameters())
     console.say(f"{config.model}: {count:,} parameters, {int((windows.stop - windows.first).sum()):,} targets")
     started = time.perf_counter()
