@@ -74,11 +74,14 @@ def load(name: str, dtype: torch.dtype) -> Backbone:
     """A pretrained causal LM and its tokenizer from a folder or the Hub."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if Path(name).is_dir():
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        name = str(folder.resolve())  # as it will be found again from another folder
         _no_bars()  # nothing is fetched: bars would flash between our own lines
     with hub.explained(name, "backbone"):
         tok = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        # Only safetensors: other weight files are pickles, which can hold code.
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
     if tok.eos_token_id is None:
         raise UserError(f"backbone '{name}': its tokenizer has no end token, which every item path needs")
     return Backbone(model, tok, name)
@@ -93,7 +96,8 @@ def add_item_tokens(backbone: Backbone, tokens: list[str], seed: int) -> list[in
     from tokenizers import AddedToken
 
     tok, model = backbone.tokenizer, backbone.model
-    known = [token for token in tokens if token in tok.get_vocab()]
+    vocabulary = tok.get_vocab()
+    known = [token for token in tokens if token in vocabulary]
     if known:
         raise UserError(f"the tokenizer already has the item token '{known[0]}'; build identifiers with other tokens")
     old_rows = min(len(tok), model.get_input_embeddings().num_embeddings)

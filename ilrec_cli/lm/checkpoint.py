@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -43,7 +45,7 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
     """Put what `save` wrote back in place; returns the state."""
     parameters = trainable(model)
-    with safe_open(str(path), framework="pt") as file, torch.no_grad():
+    with _opened(path) as file, torch.no_grad():
         names = set(file.keys())
         for name, parameter in parameters.items():
             if f"model.{name}" not in names:
@@ -59,8 +61,17 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) 
 
 def read_state(path: Path) -> dict[str, Any]:
     """The state alone, without the tensors."""
-    with safe_open(str(path), framework="pt") as file:
+    with _opened(path) as file:
         return dict(json.loads(file.metadata()["state"]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(f"{path}: the checkpoint is damaged ({error}). Start again with --overwrite") from error
 
 
 def _kept(tensor: Tensor) -> Tensor:

@@ -90,6 +90,8 @@ def expand(leaf_BK: Tensor, trie: ItemTrie, priority_I: Tensor, k: int) -> Tenso
     Items that share a leaf (colliding identifiers) are ordered by higher `priority_I` (training popularity), then by
     lower item index.
     """
+    leaf_BK, priority_I = leaf_BK.long(), torch.as_tensor(priority_I, device=leaf_BK.device)
+    trie = trie if trie.order.device == leaf_BK.device else trie.to(leaf_BK.device)
     item_I = trie.order.sort().values
     item_I = item_I[priority_I[item_I].argsort(descending=True, stable=True)]
     leaf_I, place_I = trie.leaf_of(item_I).sort(stable=True)

@@ -45,7 +45,8 @@ def _open(name: str, device: str, dtype: str) -> tuple[Any, Any, torch.device]:
     place = devices.resolve(device)
     with hub.explained(name, "encoder"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name, dtype=devices.DTYPES[dtype])
+        model = AutoModel.from_pretrained(name, dtype=devices.DTYPES[dtype], use_safetensors=True)
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
     return tokenizer, model.to(place).eval(), place
 
 

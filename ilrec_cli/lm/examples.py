@@ -88,6 +88,17 @@ class Layout:
         empty = np.zeros(0, dtype=np.int64)
         return cls(np.array(lead), empty, empty, True, pad_token(tokenizer))
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: decoding uses the very ids that were trained, whatever a tokenizer says later."""
+        arrays = {name: getattr(self, name).tolist() for name in ("lead", "separator", "tail")}
+        return {**arrays, "closed": self.closed, "pad": self.pad}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Layout:
+        """What `as_dict` gave."""
+        arrays = {name: np.array(data[name], dtype=np.int64) for name in ("lead", "separator", "tail")}
+        return cls(**arrays, closed=data["closed"], pad=data["pad"])
+
     def prompts(self, catalogue: Catalogue, history_BT: np.ndarray) -> tuple[Tensor, Tensor]:
         """(input_BS, mask_BS) of histories (right-padded with -1), padded on the left for decoding."""
         count_B = (history_BT >= 0).sum(1)

@@ -39,6 +39,8 @@ def _reason(name: str, error: BaseException) -> str:
         cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
         state = "offline mode is on (HF_HUB_OFFLINE)" if _offline() else "the Hub cannot be reached"
         return f"{state} and there is no copy in HF_HOME ({cache}). Fetch it where there is a network: hf download {name}; or give a folder"
+    if "safetensors" in str(error):
+        return f"it has no safetensors weights, and ilrec loads no pickles; convert it ({' '.join(str(error).split())[:120]})"
     if "trust_remote_code" in str(error):
         return "it needs code of its own, which ilrec does not run; choose an architecture that transformers has"
     return " ".join(str(error).split())[:300]

@@ -66,7 +66,6 @@ class Loop:
         self.model = accelerator.prepare(job.model)
         self.optimizer = make_optimizer(job.model, job.settings.weight_decay)
         self.last = job.folder / "checkpoints" / "last.safetensors"
-        self.best = job.folder / "checkpoints" / "best.safetensors"
         self.progress = self._resume() if job.settings.resume else Progress()
         self.log = JsonLog(job.folder / "log.jsonl", self.progress.step, enabled=accelerator.is_main_process)
         self.per_epoch = steps_per_epoch(len(job.examples), job.settings.batch_size)
@@ -83,9 +82,10 @@ class Loop:
                 if self._at_epoch_end():
                     self._validate()
                 self._save(self.last)
-                if stop:
+                self._drop_older_bests()
+                if self._asked_to_stop(stop):
                     raise Stopped(f"stopped after step {progress.step}; go on with --resume")
-        checkpoint.load(self.best, self.job.model, None)
+        checkpoint.load(self._best(progress.best_step), self.job.model, None)
         return progress
 
     def _train_epoch(self, stop: list[int], bar: Any) -> None:
@@ -100,7 +100,7 @@ class Loop:
             bar.update()
             if progress.step % settings.log_every == 0 or progress.step == self.total:
                 self._write_terms(rate, norm, bar)
-            if stop or progress.step == self.total:
+            if progress.step == self.total or self._asked_to_stop(stop):
                 return
             if settings.save_every and progress.step % settings.save_every == 0 and not self._at_epoch_end():
                 self._save(self.last)
@@ -126,10 +126,20 @@ class Loop:
                 loss_sum = sum(weight * terms.losses[name][0] for name, weight in job.weights.items() if weight)
                 (loss_sum * world / tokens).backward()  # data parallel averages over processes
             total = total + terms.detach()
+        if world == 1 and self.progress.step == 0:
+            self._check_counts(total, tokens)
         norm = self._clip()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total, norm
+
+    def _check_counts(self, terms: Terms, tokens: int) -> None:
+        """The one count that divides all terms must be theirs; a method that counts otherwise would be scaled wrongly."""
+        for name, weight in self.job.weights.items():
+            if weight and int(terms.losses[name][1]) != tokens:
+                raise ValueError(
+                    f"loss term {name} counts {int(terms.losses[name][1])} positions, the batch has {tokens}"
+                )
 
     def _clip(self) -> torch.Tensor:
         """Clip the gradient; a norm that is not finite stops the run before the update."""
@@ -139,8 +149,8 @@ class Loop:
             )
         except RuntimeError as error:
             raise UserError(
-                f"step {self.progress.step + 1}: the gradient is not finite; weights and the last checkpoint are as before "
-                "it. Lower --learning-rate, or raise --warmup"
+                f"step {self.progress.step + 1}: the gradient is not finite; the update was not made, and a checkpoint that "
+                "was written is intact. Lower --learning-rate, or raise --warmup"
             ) from error
 
     def _seed_step(self) -> None:
@@ -154,7 +164,7 @@ class Loop:
         progress.evaluations_since_best += 1
         if better:
             progress.best, progress.best_step, progress.evaluations_since_best = scores["ndcg@10"], progress.step, 0
-            self._save(self.best)
+            self._save(self._best(progress.step))
         self._write(best=better, **{f"valid_{name}": value for name, value in scores.items()})
         self.console.say(
             f"step {progress.step:>6}  epoch {progress.step / self.per_epoch:5.2f}  validation NDCG@10 "
@@ -162,7 +172,7 @@ class Loop:
         )
 
     def _write_terms(self, rate: float, norm: torch.Tensor, bar: Any) -> None:
-        """One log line: the mean of every term and statistic since the last one. The only host sync of training."""
+        """One log line: the mean of every term and statistic since the last one."""
         means = _summed(self.window, self.accelerator).means()
         # L = L_CPO + lambda L_CPD + mu L_CRR for ILRec (eq. 9, 12), cross-entropy for SFT.
         loss = sum(weight * means[name] for name, weight in self.job.weights.items() if weight)
@@ -182,6 +192,24 @@ class Loop:
             state = vars(self.progress) | {"identity": self.job.identity}
             checkpoint.save(path, self.job.model, self.optimizer if path is self.last else None, state)
         self.accelerator.wait_for_everyone()
+
+    def _best(self, step: int) -> Path:
+        """The best weights so far, under the step they are of: a resumed run cannot mistake another step's for them."""
+        return self.last.with_name(f"best-{step}.safetensors")
+
+    def _drop_older_bests(self) -> None:
+        """Once `last` names the new best, the ones before it can go."""
+        if self.accelerator.is_main_process:
+            for path in self.last.parent.glob("best-*.safetensors"):
+                if path != self._best(self.progress.best_step):
+                    path.unlink()
+
+    def _asked_to_stop(self, received: list[int]) -> bool:
+        """Whether any process was: all must leave at the same step."""
+        if self.accelerator.num_processes == 1:
+            return bool(received)
+        flag = torch.tensor(len(received), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _resume(self) -> Progress:
         if not self.last.is_file():

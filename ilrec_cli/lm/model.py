@@ -27,7 +27,7 @@ class Rewards(NamedTuple):
     """Collaborative rewards of the tokens that continue an item at each supervised position; padded with -1 and 0."""
 
     token_NC: Tensor
-    value_NC: Tensor
+    value_NC: Tensor | None  # None: only which tokens continue an item is known
 
 
 class SupervisedLM(nn.Module):
@@ -57,12 +57,13 @@ class SupervisedLM(nn.Module):
     def forward(self, batch: Batch, loss: Loss, rewards: Rewards | None = None, chunk: int = 0) -> Terms:
         """The loss's Terms over all supervised positions; `chunk` positions reach the vocabulary at a time."""
         last_ND, inner_KND = self.hidden(batch)
-        size = chunk or len(batch.target_N)
-        chunked = size < len(batch.target_N)
+        positions = max(len(batch.target_N), 1)  # none at all still gives terms, of zero, tied to the parameters
+        size = chunk or positions
+        chunked = size < positions
         total = Terms()
-        for start in range(0, len(batch.target_N), size):
+        for start in range(0, positions, size):
             part = slice(start, start + size)
-            tokens, values = (None, None) if rewards is None else (each[part] for each in rewards)
+            tokens, values = (each if each is None else each[part] for each in rewards or (None, None))
             arguments = (loss, last_ND[part], inner_KND[:, part], batch.target_N[part], tokens, values)
             # A chunk's logits are recomputed in the backward pass, so that only one chunk's ever exist.
             terms = checkpoint(self._chunk, *arguments, use_reentrant=False) if chunked else self._chunk(*arguments)
@@ -83,10 +84,11 @@ class SupervisedLM(nn.Module):
     def phi(self, last_ND: Tensor, inner_KND: Tensor) -> tuple[Tensor, Tensor]:
         """(final_NV, inner_KNV) as float32: logits of the last layer and of the candidate layers (eq. 2)."""
         model = causal_lm(self.backbone)
-        head, norm = model.get_output_embeddings(), final_norm(model)
+        head = model.get_output_embeddings()
         if not len(inner_KND):
             final_NV = self._after_head(head(last_ND))
             return final_NV, final_NV.new_zeros(0, *final_NV.shape)
+        norm = final_norm(model)
         if self.detach_head:
             normed = functional_call(norm, _detached(norm), (inner_KND,))
             return self._after_head(head(last_ND)), self._after_head(functional_call(head, _detached(head), (normed,)))
@@ -121,8 +123,8 @@ class SupervisedLM(nn.Module):
         scale = expected.abs().max().clamp(min=1e-3)
         if (found - expected).abs().max() > 0.02 * scale:
             raise UserError(
-                f"backbone {type(model).__name__}: its logits are not head(norm(hidden)), so intermediate layers cannot "
-                "be read with its head; use a Llama, Qwen, Mistral, Gemma, Phi or similar model, or --method sft"
+                f"backbone {type(model).__name__}: its logits are not its head's product with the last hidden state; "
+                "use a Llama, Qwen, Mistral, Gemma, Phi or similar model"
             )
 
 
@@ -148,8 +150,13 @@ def add_dropout(model: Any, probability: float) -> None:
         first = nn.functional.dropout(first, probability, module.training)
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
+    blocks = list(getattr(decoder(model), "layers", []))
+    if not blocks or not all(hasattr(block, "self_attn") and hasattr(block, "mlp") for block in blocks):
+        raise UserError(
+            f"--dropout: {type(model).__name__} has no blocks of attention and feed-forward that ilrec knows"
+        )
     model.get_input_embeddings().register_forward_hook(drop)
-    for block in decoder(model).layers:
+    for block in blocks:
         block.self_attn.register_forward_hook(drop)
         block.mlp.register_forward_hook(drop)
 

@@ -11,7 +11,7 @@ import torch
 from ilrec_cli.histories import Sequences, histories, targets
 from ilrec_cli.lm.decode import Normalize, beam_search, expand
 from ilrec_cli.lm.examples import Catalogue, Layout
-from ilrec_cli.ranking import LISTED, Rankings, rank_in
+from ilrec_cli.ranking import LISTED, Rankings, no_rankings, rank_in
 
 
 class Ranker:
@@ -56,6 +56,8 @@ class Ranker:
             self._chunks(sequences, user_E, end_E, max_history, chunks if progress is None else progress(chunks))
         )
         back = np.argsort(order, kind="stable")
+        if not parts:
+            return no_rankings()
         return Rankings(*(np.concatenate(column)[back] for column in zip(*parts, strict=True)))
 
     def _chunks(

@@ -191,6 +191,20 @@ def test_expand_lists_popular_items_of_a_leaf_first() -> None:
     assert expand(leaf_BK, trie, popularity, 7).tolist() == [[3, 2, 0, 4, 1, -1, -1], [1, -1, -1, -1, -1, -1, -1]]
 
 
+def test_expand_takes_arrays_and_32_bit_leaves() -> None:
+    trie = ItemTrie.build([[5, END], [4, END]])
+    leaf = trie.leaf_of(torch.tensor([[1, 0]])).int()
+    assert expand(leaf, trie, np.array([1.0, 2.0]), 2).tolist() == [[1, 0]]
+
+
+def test_weights_that_are_no_numbers_are_not_ranked() -> None:
+    model, trie = llama(), ItemTrie.build([[3, END], [4, END]])
+    torch.nn.init.constant_(model.lm_head.weight, float("nan"))
+    ids, mask = prompts(np.random.default_rng(0), 1)
+    with pytest.raises(ValueError, match="NaN"):
+        beam_search(model, ids, mask, trie, beams=2)
+
+
 def test_expand_against_a_loop() -> None:
     rng = np.random.default_rng(0)
     paths = [[*row, END] for row in rng.integers(3, 6, size=(40, 2)).tolist()]

@@ -23,6 +23,7 @@ from ilrec_cli import artifacts, cli
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import Sequences, training_windows
+from ilrec_cli.lm import checkpoint
 from ilrec_cli.lm.examples import Catalogue, Examples, Layout
 from ilrec_cli.lm.log import JsonLog, read_log
 from ilrec_cli.lm.loop import Job, Loop, schedule
@@ -51,7 +52,7 @@ def catalogue(items: int) -> Catalogue:
 
 def a_job(folder: Path, settings: Train, dtype: torch.dtype = torch.float64) -> Job:
     """Users who walk through 40 items in order; a loss with every term."""
-    lengths = np.random.default_rng(0).integers(4, 12, size=50)
+    lengths = np.random.default_rng(0).integers(4, 12, size=49)
     offsets = np.concatenate([[0], lengths.cumsum()])
     sequences = Sequences(np.arange(offsets[-1]) % 40, offsets)
     empty = np.zeros(0, dtype=np.int64)
@@ -134,6 +135,60 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         assert steps == sorted(set(steps)), "no line twice"
 
 
+def test_the_best_weights_are_those_of_the_step_that_the_checkpoint_names(tmp_path: Path) -> None:
+    """Killed after new best weights were written but before the checkpoint: the resumed run must not take them."""
+    job = a_job(tmp_path / "a", SETTINGS, torch.float32)
+    straight, _ = run(a_job(tmp_path / "b", SETTINGS, torch.float32))
+    scores = iter([{"ndcg@10": 0.5, "hit@10": 0}, {"ndcg@10": 0.9, "hit@10": 0}])
+
+    class KilledError(Exception):
+        pass
+
+    def validate() -> dict[str, float]:
+        score = next(scores)
+        if score["ndcg@10"] == 0.9:
+            checkpoint.save(tmp_path / "a" / "checkpoints" / "best-8.safetensors", job.model, None, {})
+            raise KilledError
+        return score
+
+    with pytest.raises(KilledError):
+        run(replace(job, validate=validate))
+    resumed_job = replace(
+        a_job(tmp_path / "a", replace(SETTINGS, resume=True), torch.float32),
+        validate=lambda: {"ndcg@10": 0.1, "hit@10": 0},
+    )
+    resumed, progress = run(resumed_job)
+    assert (progress.best, progress.best_step) == (0.5, 4)
+    first_epoch, _ = run(a_job(tmp_path / "c", replace(SETTINGS, patience=1), torch.float32))
+    for name, value in first_epoch.items():
+        assert torch.equal(resumed[name], value), name
+    assert straight.keys() == resumed.keys()
+    assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == [
+        "best-4.safetensors",
+        "last.safetensors",
+    ]
+
+
+def test_a_term_with_a_count_of_its_own_is_refused(tmp_path: Path) -> None:
+    job = a_job(tmp_path / "a", SETTINGS)
+
+    def pairs(*arguments: Any, **named: Any) -> Any:
+        terms = job.loss(*arguments, **named)
+        terms.losses["cpo"] = (terms.cpo, terms.losses["cpo"][1] / 2)
+        return terms
+
+    with pytest.raises(ValueError, match="loss term cpo counts"):
+        run(replace(job, loss=pairs))
+
+
+def test_a_damaged_checkpoint_is_said(tmp_path: Path) -> None:
+    run(a_job(tmp_path / "a", SETTINGS))
+    last = tmp_path / "a" / "checkpoints" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:100])
+    with pytest.raises(UserError, match="last.safetensors: the checkpoint is damaged"):
+        run(a_job(tmp_path / "a", replace(SETTINGS, resume=True)))
+
+
 def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
     job = a_job(tmp_path / "a", SETTINGS)
     before = {name: value.clone() for name, value in job.model.state_dict().items()}
@@ -175,6 +230,57 @@ def test_a_log_ignores_a_torn_last_line(tmp_path: Path) -> None:
     assert [row["step"] for row in read_log(path)] == [1, 2]
     JsonLog(path, 1, enabled=True).write(step=2, again=True)
     assert read_log(path) == [{"step": 1}, {"step": 2, "again": True}]
+
+
+TWO_PROCESSES = """
+import json, os, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import torch
+torch.set_num_threads(1)
+from dataclasses import replace
+from test_loop import SETTINGS, a_job
+from accelerate import Accelerator
+from ilrec_cli.console import Console
+from ilrec_cli.lm.loop import Loop
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == 2
+# 49 windows in batches of 16: the last batch has one row, so one process has none.
+job = a_job(Path({folder!r}), replace(SETTINGS, micro_batch=5))
+assert len(job.examples) % 16 == 1
+progress = Loop(job, accelerator, Console(quiet=True)).run()
+if accelerator.is_main_process:
+    torch_state = {{name: value.tolist() for name, value in job.model.state_dict().items()}}
+    Path({folder!r}, "weights.json").write_text(json.dumps(torch_state))
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
+    """Data parallel over two CPU processes, with a batch that leaves one of them without a row."""
+    alone, progress = run(a_job(tmp_path / "alone", SETTINGS))
+    folder = tmp_path / "together"
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    script = tmp_path / "worker.py"
+    script.write_text(TWO_PROCESSES.format(paths=paths, folder=str(folder)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, capture_output=True, timeout=200, check=False
+    )
+    # Judged by what the first process wrote: gloo rarely aborts at exit, after all work is done.
+    assert (folder / "weights.json").is_file(), done.stderr[-3000:]
+    together = json.loads((folder / "weights.json").read_text())
+    for name, value in alone.items():
+        torch.testing.assert_close(
+            torch.tensor(together[name], dtype=torch.float64), value, rtol=0, atol=1e-9, msg=name
+        )
+    rows = [row for row in read_log(folder / "log.jsonl") if "loss" in row]
+    expected = [row for row in read_log(tmp_path / "alone" / "log.jsonl") if "loss" in row]
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-6)
+    assert progress.step == rows[-1]["step"]
 
 
 KILLED = [*TINY_LM, "--epochs", "3", "--save-every", "3", "--max-steps", "20"]
@@ -250,6 +356,7 @@ def test_runs_are_not_overwritten_unasked(world: Path, ilrec: Callable[..., Fini
     assert "with other settings" in ilrec(*common, "--seed", "1").one_line()
     unfinished = world / "toy" / "runs" / "half" / "train" / "checkpoints"
     unfinished.mkdir(parents=True)
+    (unfinished / "last.safetensors").touch()
     assert "--resume" in ilrec(*common[:6], "half", *common[7:]).one_line()
 
 

@@ -126,7 +126,7 @@ def test_a_head_that_phi_does_not_know_is_refused() -> None:
     backbone = llama()
     original = backbone.forward
     backbone.forward = lambda **inputs: _scaled(original(**inputs))
-    with pytest.raises(UserError, match="not head\\(norm\\(hidden\\)\\)"):
+    with pytest.raises(UserError, match="its logits are not its head's product"):
         SupervisedLM(backbone, (1,)).check_phi()
 
 
@@ -193,6 +193,38 @@ def test_padding_and_unlabelled_rows_change_nothing() -> None:
     for term, (value, count) in alone.losses.items():
         torch.testing.assert_close(together.losses[term][0], value, rtol=1e-5, atol=1e-5)
         assert together.losses[term][1] == count
+
+
+@pytest.mark.parametrize("chunk", [0, 7])
+def test_no_supervised_position_gives_zero_terms_with_a_gradient(chunk: int) -> None:
+    """What a process without rows of its own runs in data-parallel training."""
+    model = SupervisedLM(llama(), (1, 2))
+    batch, _, _ = a_batch()
+    none = batch._replace(
+        **{name: getattr(batch, name)[:0] for name in ("position_N", "target_N", "node_N", "event_N")}
+    )
+    terms = model(none, LOSS, Rewards(torch.zeros(0, 4, dtype=torch.long), torch.zeros(0, 4)), chunk)
+    total = terms.cpo + terms.cpd + terms.crr
+    total.backward()
+    assert total.item() == 0
+    assert (terms.tokens, terms.crr_tokens) == (0, 0)
+    assert all(not parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_sft_needs_no_norm_that_ilrec_knows() -> None:
+    backbone = gpt2()
+    backbone.transformer.ln_final, backbone.transformer.ln_f = backbone.transformer.ln_f, torch.nn.Identity()
+    batch, _, _ = a_batch()
+    del backbone.transformer.ln_f
+    backbone.transformer.forward = lambda **inputs: _without_norm(backbone.transformer, inputs)
+    terms = SupervisedLM(backbone)(batch, lambda final, inner, target, **_: LOSS(final, final[None], target))
+    assert terms.tokens == len(batch.target_N)
+
+
+def _without_norm(stack: Any, inputs: dict[str, Any]) -> Any:
+    from types import SimpleNamespace
+
+    return SimpleNamespace(last_hidden_state=stack.wte(inputs["input_ids"]))
 
 
 def test_detach_head_keeps_cpd_out_of_norm_and_head() -> None:

@@ -102,7 +102,7 @@ def oracle(world: World, config: Config) -> dict[str, float]:
             sums["cpd"] += sum(a * math.log(a / b) for a, b in zip(one, two, strict=True))
         sums["negatives"] += len(negatives)
         if children:
-            members = [v for v in (*negatives, y) if config.crr_scope == "all" or v in children]
+            members = [v for v in negatives if config.crr_scope == "all" or v in children] + [y]
             labels = softmax([children.get(v, 0.0) for v in members])
             sums["crr"] -= sum(label * math.log(q[v]) for label, v in zip(labels, members, strict=True))
             sums["crr_tokens"] += 1
@@ -262,6 +262,17 @@ def test_empty_negatives_leave_cross_entropy_and_a_label_of_one() -> None:
     with_rewards = F.cross_entropy(world.final[:-1], world.target[:-1], reduction="sum")
     torch.testing.assert_close(terms.crr, with_rewards, rtol=1e-12, atol=0)
     assert terms.stats["no_negatives"][0] == POSITIONS
+
+
+def test_a_target_that_is_not_among_the_tokens_is_in_h_with_reward_zero() -> None:
+    world = World(7)
+    for n in range(POSITIONS - 1):
+        others = [v for v in range(VOCABULARY) if v != world.target[n]][: 1 + n % CHILDREN]
+        world.tokens[n] = torch.tensor(others + [-1] * (CHILDREN - len(others)))
+        world.rewards[n] = torch.where(world.tokens[n] >= 0, 0.3, 0.0)
+    for config in (replace(DEFAULT, alpha=0.05), DEFAULT):
+        terms, expected = world.terms(config), oracle(world, config)
+        assert terms.crr.item() == pytest.approx(expected["crr"], rel=1e-10)
 
 
 def test_without_rewards_there_is_no_crr() -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from ilrec_cli.methods._phase import Phase
 
-NEEDS = ("inner_layers", "cf_scores")
+NEEDS = ("inner_layers", "cf_scores", "trie_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,11 @@ def weights(config: Config) -> dict[str, float]:
 
 
 def needs(config: Config) -> tuple[str, ...]:
-    """What this configuration really uses of NEEDS: terms that are switched off cost nothing."""
-    inner = config.lambda_cpd > 0 or (config.negatives_from == "ensemble" and (config.beta > 0 or config.mu_crr > 0))
-    used = {"inner_layers": inner, "cf_scores": config.mu_crr > 0}
+    """What this configuration really uses of NEEDS: a collaborative model only with mu, layers only where they count."""
+    negatives = config.beta > 0 or config.mu_crr > 0
+    used = {
+        "inner_layers": config.lambda_cpd > 0 or (config.negatives_from == "ensemble" and negatives),
+        "cf_scores": config.mu_crr > 0,
+        "trie_tokens": config.negatives_scope == "trie" and negatives,
+    }
     return tuple(name for name in NEEDS if used[name])

@@ -137,8 +137,14 @@ def collaborative_loss(
         in_H = negative_NV.scatter(1, target_N[:, None], True)
         loss_N = _soft_label_loss(log_prob_NV, reward_NV, in_H)
     else:
-        in_H = real_NC & (negative_NV.gather(1, token_NC) | (token_NC == target_N[:, None]))
-        loss_N = _soft_label_loss(log_prob_NV.gather(1, token_NC), reward_NC.to(log_prob_NV.dtype), in_H)
+        is_target = real_NC & (token_NC == target_N[:, None])
+        # y is in H even where it is not among the tokens (its reward is 0 then): a column of its own.
+        token_NC = torch.cat([token_NC, target_N[:, None]], 1)
+        in_H = torch.cat(
+            [real_NC & negative_NV.gather(1, token_NC[:, :-1]) | is_target, ~is_target.any(1, keepdim=True)], 1
+        )
+        reward_NC = F.pad(reward_NC.to(log_prob_NV.dtype), (0, 1))
+        loss_N = _soft_label_loss(log_prob_NV.gather(1, token_NC), reward_NC, in_H)
     return torch.where(has_N, loss_N, 0.0).sum(), has_N.sum().to(log_prob_NV.dtype)
 
 
