@@ -19,8 +19,16 @@ class Rankings(NamedTuple):
     rank_E: np.ndarray
 
 
+def no_rankings() -> Rankings:
+    """Of no event at all."""
+    lists = np.zeros((0, LISTED), dtype=np.int64)
+    return Rankings(lists, lists.astype(np.float32), np.zeros(0, dtype=np.int64))
+
+
 def order_key(score: Tensor, index: Tensor) -> Tensor:
-    """Integers that sort by float32 score, then by lower index (below 2**31)."""
+    """Integers that sort by float32 score, then by lower index (below 2**31). NaN has no place and raises."""
+    if score.isnan().any():
+        raise ValueError("scores hold NaN: the model's weights or number format are broken; nothing can be ranked")
     bits = (score.float() + 0.0).view(torch.int32).long()  # + 0.0 turns -0.0 into 0.0
     ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
     return (ordered << 32) - index

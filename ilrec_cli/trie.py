@@ -52,7 +52,7 @@ class ItemTrie:
         token. Equal paths share a leaf. An empty path, a negative token, or a path that is a proper prefix of another
         raises `ValueError`.
         """
-        if offsets is None and isinstance(paths, tuple) and len(paths) == 2 and all(map(_is_array, paths)):
+        if offsets is None and isinstance(paths, tuple) and len(paths) == 2 and _are_offsets(*paths):
             paths, offsets = paths
         if offsets is None:
             rows = [np.asarray(path, dtype=np.int64).reshape(-1) for path in paths]
@@ -97,8 +97,8 @@ class ItemTrie:
         return (node_N >= 0) & (self._first[node_N] == self._last[node_N])
 
     def leaf_of(self, item_I: Tensor) -> Tensor:
-        """The leaf of each item; -1 where `restrict` left the item out."""
-        return self._leaf[item_I]
+        """The leaf of each item; -1 where `restrict` left the item out, and for item -1."""
+        return torch.where(item_I >= 0, self._leaf[item_I], -1)
 
     def to(self, device: torch.device | str) -> ItemTrie:
         """The same trie with its tensors on a device."""
@@ -106,6 +106,7 @@ class ItemTrie:
 
     def restrict(self, items: Tensor | np.ndarray | Sequence[int]) -> ItemTrie:
         """A trie over some of the items. Items keep their numbers; nodes are numbered afresh."""
+        items = items.cpu() if isinstance(items, Tensor) else items
         wanted = np.unique(np.asarray(items, dtype=np.int64))
         if len(wanted) == 0:
             raise ValueError("restrict: no item is left")
@@ -188,8 +189,10 @@ class ItemTrie:
         return np.where(inside, np.take_along_axis(backwards, np.where(inside, column, 0), 1), -1)
 
 
-def _is_array(value: object) -> bool:
-    return isinstance(value, np.ndarray | Tensor) and value.ndim == 1
+def _are_offsets(flat: object, offsets: object) -> bool:
+    """Whether a pair can only be meant as flat tokens and offsets, and not as two paths."""
+    arrays = all(isinstance(value, np.ndarray | Tensor) and value.ndim == 1 for value in (flat, offsets))
+    return arrays and len(offsets) > 1 and int(offsets[0]) == 0 and int(offsets[-1]) == len(flat)  # type: ignore[index,arg-type]
 
 
 def _padded(flat: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -197,6 +200,8 @@ def _padded(flat: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     lengths = np.diff(offsets)
     if len(lengths) == 0:
         raise ValueError("a trie needs at least one path")
+    if offsets[0] != 0 or offsets[-1] != len(flat) or (lengths < 0).any():
+        raise ValueError(f"offsets must rise from 0 to the {len(flat)} tokens there are")
     if (lengths == 0).any():
         raise ValueError(f"path of item {int(np.argmin(lengths))} is empty")
     if (flat < 0).any():

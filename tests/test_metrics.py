@@ -65,6 +65,11 @@ def test_top_k_is_sorted_by_score_then_index(scores: list[float], k: int) -> Non
     assert found == sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:k]
 
 
+def test_scores_that_are_no_numbers_are_not_ranked() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        top_k(torch.tensor([[1.0, float("nan"), 3.0]]), 2)
+
+
 def test_rank_in_a_list() -> None:
     lists = torch.tensor([[4, 2, 7], [1, -1, -1]])
     assert rank_in(lists, torch.tensor([7, 2])).tolist() == [2, -1]

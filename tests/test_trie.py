@@ -93,7 +93,25 @@ def test_flat_arrays_and_sequences_build_the_same() -> None:
         assert torch.equal(one.leaf_of(torch.arange(50)), two.leaf_of(torch.arange(50)))
 
 
+@pytest.mark.parametrize("offsets", [[1, 3], [0, 2], [0, 3, 2, 3], [0, 4]])
+def test_offsets_that_do_not_fit_are_refused(offsets: list[int]) -> None:
+    with pytest.raises(ValueError, match="offsets must rise"):
+        ItemTrie.build(np.array([5, 7, 2]), np.array(offsets))
+
+
+def test_minus_one_is_nowhere() -> None:
+    trie = ItemTrie.build([[5, 7, 2], [5, 8, 2]])
+    none = torch.tensor([-1])
+    assert trie.leaf_of(none).item() == -1
+    assert trie.step(none, torch.tensor([5])).item() == -1
+    assert trie.step(torch.tensor([0]), none).item() == -1
+    assert trie.children(none)[0].shape == (1, 0)
+    assert [part.item() for part in trie.range(none)] == [0, 0]
+    assert not trie.is_leaf(none).item()
+
+
 def test_a_pair_of_paths_is_a_pair_of_paths() -> None:
+    assert ItemTrie.build((np.array([5, 7, 2]), np.array([5, 8, 2]))).items == 2
     assert ItemTrie.build(((5, 7, 2), (5, 8, 2))).items == 2
     assert ItemTrie.build(torch.tensor([[5, 7, 2], [5, 8, 2]])).items == 2
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from ilrec_cli import devices
 from ilrec_cli.batching import epoch_batches
 from ilrec_cli.cf._common import Facts, Scorer, make_batch
+from ilrec_cli.errors import UserError
 from ilrec_cli.histories import Sequences, Windows, histories, targets
 from ilrec_cli.metrics import ranking_metrics
-from ilrec_cli.ranking import LISTED, Rankings, rank_in, top_k
+from ilrec_cli.ranking import LISTED, Rankings, no_rankings, rank_in, top_k
 
 # Scores of one chunk of events: memory stays the same whatever the number of events.
 CHUNK_SCORES = 8_000_000
@@ -46,7 +47,10 @@ def fit(
             with devices.autocast(device, settings.dtype):
                 loss = model.loss(batch)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip, error_if_nonfinite=True)
+            try:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip, error_if_nonfinite=True)
+            except RuntimeError as error:
+                raise UserError(f"step {step + 1}: the gradient is not finite. Lower --learning-rate") from error
             optimizer.step()
             optimizer.zero_grad()
             targets_ = int((batch.target_BT >= 0).sum())
@@ -73,7 +77,11 @@ def rank_events(model: Scorer, sequences: Sequences, events: Events, facts: Fact
         model.eval()
     size = max(1, CHUNK_SCORES // facts.items)
     chunks = [Events(*(part[start : start + size] for part in events)) for start in range(0, len(events.user_E), size)]
-    parts = [_rank_chunk(model, sequences, chunk, facts.max_history, device) for chunk in chunks]
+    parts = (
+        [no_rankings()]
+        if not chunks
+        else [_rank_chunk(model, sequences, chunk, facts.max_history, device) for chunk in chunks]
+    )
     return Rankings(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
