@@ -15,13 +15,11 @@ from ilrec_cli.ranking import Rankings
 from ilrec_cli.stages import _inputs
 
 
-def protocol(
-    split: str, limit_users: int | None, seed: int, *, beams: int | None = None, normalize: str | None = None
-) -> dict[str, Any]:
-    """What a figure means; part of its identity. Models that score every item have no beams."""
+def protocol(split: str, limit_users: int | None, seed: int, search: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a figure means; part of its identity. `search`: how a language model's list is found, and in which format."""
     rules: dict[str, Any] = {"split": split, "candidates": "full catalogue", "seen_items": "ranked"}
-    if beams is not None:
-        rules |= {"beams": beams, "normalize": normalize, "length_penalty": 0.0}
+    if search is not None:
+        rules |= {**search, "length_penalty": 0.0}
     if limit_users is not None:
         rules |= {"limit_users": limit_users, "users_drawn_by_seed": seed}
     return rules
@@ -32,6 +30,7 @@ def protocol_name(rules: dict[str, Any]) -> str:
     parts = [rules["split"], "full"]
     if "beams" in rules:
         parts += [f"beam{rules['beams']}", rules["normalize"]]
+        parts += [rules["dtype"]] if rules["dtype"] != "float32" else []
     if "limit_users" in rules:
         parts += [f"n{rules['limit_users']}", f"s{rules['users_drawn_by_seed']}"]
     return "-".join(parts)

@@ -55,8 +55,8 @@ def catalogue(ids: Artifact, tokenizer: Any) -> Catalogue:
     return Catalogue.build(tokens, tokenizer)
 
 
-def layout(targets: str, tokenizer: Any) -> Layout:
-    """How histories become tokens for a model trained with --targets last or all."""
+def new_layout(targets: str, tokenizer: Any) -> Layout:
+    """How histories become tokens for a model to be trained with --targets last or all."""
     return Layout.stream(tokenizer) if targets == "all" else Layout.prompt(tokenizer, prompts.NEXT_ITEM[0])
 
 
@@ -67,8 +67,7 @@ def open_ranker(
     """A trained language model with its catalogue and layout."""
     opened = backbone.open_saved(run.path / "model", dtype)
     items = catalogue(ids, opened.tokenizer)
+    layout = Layout.from_dict(run.json("layout.json"))
     popularity: np.ndarray = _inputs.training_popularity(data)
     model = opened.model.to(device).eval()
-    return Ranker(
-        model, items, layout(run.config["targets"], opened.tokenizer), popularity, beams=beams, normalize=normalize
-    )
+    return Ranker(model, items, layout, popularity, beams=beams, normalize=normalize)

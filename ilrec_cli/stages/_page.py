@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _curves(rows: Sequence[Any]) -> str:
     names = [name for name in TERMS if any(name in line for row in rows for line in row.log)]
     figure, axes = _figure(rows=-(-len(names) // 3), columns=min(3, len(names)), height=2.5)
     for axis, name in zip(axes, names, strict=False):
-        for colour, row in zip(COLOURS, rows, strict=False):
+        for colour, row in zip(cycle(COLOURS), rows, strict=False):
             points = [(line["step"], line[name]) for line in row.log if name in line]
             if points:
                 axis.plot(

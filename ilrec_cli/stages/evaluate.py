@@ -15,41 +15,48 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf import _fit
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
+from ilrec_cli.metrics import REPORTED
 from ilrec_cli.ranking import Rankings
+from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
 from ilrec_cli.stages import _evaluation, _inputs, _models
-
-SHOWN = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10")
 
 
 def run(config: Evaluate) -> dict[str, Any]:
     """Evaluate every chosen run and collaborative model; write its eval/PROTOCOL folder; print the metrics."""
     console = Console.of(config)
     data = _inputs.read_data(config)
-    chosen = _chosen(config)
     events = _events(config, data)
     results: dict[str, dict[str, float]] = {}
-    for path, kind in chosen:
+    for path, kind in _chosen(config, data, console):
         model = artifacts.read(path, kind)
         model.require_parent(data, "data")
-        results[model.name] = _evaluate(config, model, kind, data, events, console)
-    console.table(["run", *SHOWN], [[name, *(scores[metric] for metric in SHOWN)] for name, scores in results.items()])
+        label = model.name if model.name not in results else f"{model.name} ({KINDS[kind][0]})"
+        results[label] = _evaluate(config, model, kind, data, events, console)
+    console.table(
+        ["run", *REPORTED], [[name, *(scores[metric] for metric in REPORTED)] for name, scores in results.items()]
+    )
     console.say(f"\n{len(events[0]):,} {config.split} events, full catalogue ranked, seen items not masked")
     console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
     console.say(f"Next: ilrec report --dataset {config.dataset}")
     return {"events": len(events[0]), "metrics": results}
 
 
-def _chosen(config: Evaluate) -> list[tuple[Path, str]]:
-    """(folder, kind) of everything to evaluate: what --run names, or all there is."""
+def _chosen(config: Evaluate, data: Artifact, console: Console) -> list[tuple[Path, str]]:
+    """(folder, kind) of everything to evaluate: what --run names, or all that was made from these data."""
     if config.run:
         return [_inputs.find_model(config, selector) for selector in config.run]
     every = [(path, kind) for kind, paths in _inputs.models(config).items() for path in paths.values()]
-    if not every:
+    fitting = [entry for entry in every if artifacts.read_manifest(entry[0])["parents"].get("data") == data.digest]
+    if len(fitting) < len(every):
+        console.warn(
+            f"{len(every) - len(fitting)} models were made from another version of the data; they are left out"
+        )
+    if not fitting:
         raise UserError(
             f"nothing to evaluate in {_inputs.dataset_dir(config)}. Run: ilrec train --dataset {config.dataset}"
         )
-    return every
+    return fitting
 
 
 def _events(config: Evaluate, data: Artifact) -> tuple[np.ndarray, ...]:
@@ -64,13 +71,13 @@ def _events(config: Evaluate, data: Artifact) -> tuple[np.ndarray, ...]:
 def _evaluate(
     config: Evaluate, model: Artifact, kind: str, data: Artifact, events: tuple[np.ndarray, ...], console: Console
 ) -> dict[str, float]:
-    search = {"beams": config.beams, "normalize": config.normalize} if kind == "run" else {}
-    rules = _evaluation.protocol(config.split, config.limit_users, config.seed, **search)  # type: ignore[arg-type]
+    search = {"beams": config.beams, "normalize": config.normalize, "dtype": config.dtype} if kind == "run" else None
+    rules = _evaluation.protocol(config.split, config.limit_users, config.seed, search)
     folder = _evaluation.folder_of(model, rules)
     if artifacts.exists(folder) and not config.overwrite:
         done = artifacts.read(folder, "eval")
         if done.manifest["parents"] == {"run": model.digest, "data": data.digest}:
-            console.detail(f"Already evaluated: {folder}")
+            console.say(f"{model.name}: evaluated already, in {folder}")
             return dict(done.json("metrics.json")["metrics"])
     devices.keep_freed_memory(devices.resolve(config.device))
     started = time.perf_counter()

@@ -14,8 +14,6 @@ from ilrec_cli.metrics import REPORTED
 from ilrec_cli.settings import Report
 from ilrec_cli.stages import _inputs, _page
 
-SEARCH = ("beams", "normalize", "length_penalty")  # how a model's list is found, not what it is compared on
-
 
 @dataclass(frozen=True)
 class Row:
@@ -53,7 +51,7 @@ def run(config: Report) -> dict[str, Any]:
         raise UserError(f"{target}: the folder cannot be made ({error.strerror}). Choose another --output") from error
     artifacts.write_text(target, page)
     console.say(f"Report: {target}")
-    metrics = {title: {row.name: row.metrics for row in rows} for title, rows in groups.items()}
+    metrics = {title: {f"{row.name}": row.metrics for row in rows} for title, rows in groups.items()}
     return {"path": str(target), "metrics": metrics}
 
 
@@ -79,21 +77,19 @@ def _collect(config: Report, data_digest: str) -> dict[str, list[Row]]:
 def _row(name: str, kind: str, config: dict[str, Any], result: dict[str, Any], train: Path) -> Row:
     rules = result["protocol"]
     search = f"beam {rules['beams']}, {rules['normalize']}" if "beams" in rules else "every item scored"
+    if rules.get("dtype", "float32") != "float32":
+        search += f", {rules['dtype']}"
     log = read_log(train / "log.jsonl")
     return Row(name, config[_inputs.MADE_BY[kind]], search, result["metrics"], log, kind == "run")
 
 
 def _title(result: dict[str, Any]) -> str:
-    """The protocol in words."""
+    """The protocol in words, but for how a model's list is found, which is a column of the table."""
     rules = result["protocol"]
-    others = {
-        key: value
-        for key, value in rules.items()
-        if key not in (*SEARCH, "split", "candidates", "seen_items", "users_drawn_by_seed")
-    }
-    users = (
-        f", {others['limit_users']:,} users drawn by seed {rules['users_drawn_by_seed']}"
-        if "limit_users" in others
-        else ""
+    users = ""
+    if "limit_users" in rules:
+        users = f", {rules['limit_users']:,} users drawn by seed {rules['users_drawn_by_seed']}"
+    return (
+        f"{rules['split']} split, {result['events']:,} events{users}, {rules['candidates']}, "
+        f"seen items {rules['seen_items']}"
     )
-    return f"{rules['split']} split, {result['events']:,} events{users}, {rules['candidates']}, seen items {rules['seen_items']}"
