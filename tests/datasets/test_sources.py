@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
-from ilrec_cli import plugins
+from ilrec_cli import cli, plugins
 from ilrec_cli.datasets import _text
 from ilrec_cli.errors import UserError
 
@@ -188,6 +189,56 @@ def test_bad_lines_are_named(spoil: Any, message: str | None, tmp_path: Path) ->
     else:
         with pytest.raises(UserError, match=message):
             load("amazon2018", folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [(b"{oops}", ":1: not valid JSON"), (b'{"reviewerID": "U"}', ":1: field 'asin' is missing")]
+)
+def test_a_bad_first_line_is_named_too(line: bytes, message: str, tmp_path: Path) -> None:
+    folder = amazon(tmp_path / "raw")
+    text = "".join(json.dumps(row) + "\n" for row in REVIEWS).encode()
+    (folder / "Toys_5.json.gz").write_bytes(gzip.compress(line + b"\n" + text))
+    assert plugins.load("datasets", "amazon2018").detect(folder)
+    with pytest.raises(UserError, match=f"Toys_5.json.gz{message}"):
+        load("amazon2018", folder)
+    lines(folder / "Toys_5.json.gz", REVIEWS)
+    (folder / "meta_Toys.json").write_bytes(b"{oops}\n")
+    with pytest.raises(UserError, match="meta_Toys.json:1: not valid JSON"):
+        load("amazon2018", folder)
+
+
+def test_permuting_rows_that_differ_in_user_and_time_changes_no_byte(tmp_path: Path) -> None:
+    """The whole artifact, by its digest; only ties in (user, time) depend on the order of the file."""
+    rows = [
+        {"reviewerID": f"u{u}", "asin": f"i{(u * 3 + i) % 9}", "overall": 5.0, "unixReviewTime": 100 * u + i}
+        for u in range(8)
+        for i in range(7)
+    ]
+    digests = set()
+    for seed in range(4):
+        folder = tmp_path / f"raw{seed}"
+        folder.mkdir()
+        order = np.random.default_rng(seed).permutation(len(rows)) if seed else range(len(rows))
+        lines(folder / "Toys.json.gz", [rows[place] for place in order])
+        work = tmp_path / f"work{seed}"
+        result = cli.invoke(
+            [
+                "preprocess",
+                "--dataset",
+                "Toys",
+                "--work",
+                str(work),
+                "--raw-dir",
+                str(folder),
+                "--user-k",
+                "2",
+                "--item-k",
+                "2",
+                "--quiet",
+            ]
+        )
+        digests.add(result["digest"])
+    assert len(digests) == 1
 
 
 def test_a_truncated_gzip_is_named(tmp_path: Path) -> None:

@@ -31,20 +31,23 @@ def detect(folder: Path) -> bool:
 
 
 def review_files(folder: Path) -> list[Path]:
-    """Files whose first line is a review."""
-    return [path for path in _candidates(folder) if {"reviewerID", "asin"} <= _keys(path)]
+    """Files whose first line is a review; where it cannot be read, the name decides, so that the reader can name it."""
+    return [path for path in _candidates(folder) if _is(path, {"reviewerID"}, not path.name.startswith("meta_"))]
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    """Files whose first line describes an item."""
-    return [
-        path for path in _candidates(folder) if {"asin", "title"} <= _keys(path) and "reviewerID" not in _keys(path)
-    ]
+    """Files whose first line describes an item, or that are named like it."""
+    reviews = review_files(folder)
+    described = [path for path in _candidates(folder) if _is(path, {"asin", "title"}, path.name.startswith("meta_"))]
+    return [path for path in described if path not in reviews]
 
 
 def _candidates(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and ".json" in path.name)
+    others = (".inter.json", ".item.json", ".index.json")  # of LC-Rec
+    files = (path for path in folder.iterdir() if path.is_file() and ".json" in path.name)
+    return sorted(path for path in files if not path.name.endswith(others))
 
 
-def _keys(path: Path) -> set[str]:
-    return set(_files.first_object(path) or ())
+def _is(path: Path, keys: set[str], named_so: bool) -> bool:
+    first = _files.first_object(path)
+    return named_so if first is None else keys <= set(first) or (named_so and "asin" in first)

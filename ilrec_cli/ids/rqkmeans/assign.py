@@ -55,19 +55,23 @@ def automatic_codes(items: int) -> int:
 def resolve(code_IL: np.ndarray, residual_ID: np.ndarray, centroid_KD: np.ndarray) -> np.ndarray:
     """Last codes that are distinct below each prefix where it has room, at the least total squared distance.
 
-    Only prefixes with a collision are touched. One with more items than codes shares codes evenly.
+    Only prefixes with a collision are touched. One with more items than codes keeps its nearest codes.
     """
     last_I = code_IL[:, -1].copy()
     _, group_I = np.unique(code_IL[:, :-1], axis=0, return_inverse=True)
     order = np.argsort(group_I.ravel(), kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(group_I.ravel()[order])) + 1):
-        if len(np.unique(last_I[members])) == len(members):
-            continue
-        cost = ((residual_ID[members, None].astype(np.float64) - centroid_KD[None]) ** 2).sum(-1)
-        copies = -(-len(members) // len(centroid_KD))
-        row, column = linear_sum_assignment(np.tile(cost, copies))
-        last_I[members[row]] = column % len(centroid_KD)
+        collides = len(np.unique(last_I[members])) < len(members)
+        if collides and len(members) <= len(centroid_KD):
+            row, column = linear_sum_assignment(_squared_distances(residual_ID[members], centroid_KD))
+            last_I[members[row]] = column
     return last_I
+
+
+def _squared_distances(point_ND: np.ndarray, centroid_KD: np.ndarray) -> np.ndarray:
+    """[N, K] in float64, up to a constant per point, which no assignment depends on."""
+    point_ND, centroid_KD = point_ND.astype(np.float64), centroid_KD.astype(np.float64)
+    return (centroid_KD**2).sum(1) - 2 * point_ND @ centroid_KD.T
 
 
 def _kmeans(points_ID: np.ndarray, size: int, iterations: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
