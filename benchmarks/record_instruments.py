@@ -46,9 +46,16 @@ def cell(name: str, train: list[Any], common: list[Any]) -> None:
         return
     trained = ilrec(*train)
     evaluated = ilrec("evaluate", *common, "--run", name)
-    settings = [part.name if isinstance(part, Path) else str(part) for part in train if part != "--resume"]
-    print(write(result, {"train": trained, "events": evaluated["events"], "test": evaluated["metrics"][name],
-                         "evaluation_seconds": evaluated["command_seconds"], "command": settings}))  # fmt: skip
+    trained.pop("path")  # of this machine
+    print(write(result, {"command": shown(train), "train": trained, "events": evaluated["events"],
+                         "test": evaluated["metrics"][name], "evaluation_seconds": evaluated["command_seconds"]}))  # fmt: skip
+
+
+def shown(command: list[Any]) -> str:
+    """The command without what belongs to this machine: folders, and whether it was resumed."""
+    words = [part.name if isinstance(part, Path) else str(part) for part in command if part != "--resume"]
+    place = words.index("--work")
+    return " ".join(["ilrec", *words[:place], *words[place + 2 :]])
 
 
 if __name__ == "__main__":
