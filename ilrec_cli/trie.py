@@ -25,6 +25,9 @@ EXACT_SUM_ITEMS = 4_000_000
 class ItemTrie:
     """A prefix tree over item token paths. Node 0 is the root; build one with `ItemTrie.build`.
 
+    Nodes, tokens, items and rows are tensors of any integer type (arrays and lists will do); results are tensors on
+    the trie's device.
+
     >>> trie = ItemTrie.build([[5, 7, 2], [5, 8, 2], [6, 2]])
     >>> trie.step(torch.tensor([0, 0]), torch.tensor([5, 9])).tolist()
     [1, -1]
@@ -72,7 +75,7 @@ class ItemTrie:
 
     def step(self, node_N: Tensor, token_N: Tensor) -> Tensor:
         """The child reached from each node by each token, -1 where the token continues no item."""
-        node_N, token_N = node_N.long(), token_N.long()  # a product of 32-bit numbers would overflow
+        node_N, token_N = self._index(node_N), self._index(token_N)  # a product of 32-bit numbers would overflow
         legal = (node_N >= 0) & (token_N >= 0) & (token_N < self._base)
         key = node_N * self._base + token_N
         place = torch.searchsorted(self._key, key).clamp(max=len(self._key) - 1)
@@ -89,15 +92,18 @@ class ItemTrie:
 
     def range(self, node_N: Tensor) -> tuple[Tensor, Tensor]:
         """(lo_N, hi_N): the items below a node are `order[lo:hi]`; an empty range for -1."""
+        node_N = self._index(node_N)
         inside = node_N >= 0
         return torch.where(inside, self._lo[node_N], 0), torch.where(inside, self._hi[node_N], 0)
 
     def is_leaf(self, node_N: Tensor) -> Tensor:
         """True where a node ends an item; -1 is no leaf."""
+        node_N = self._index(node_N)
         return (node_N >= 0) & (self._first[node_N] == self._last[node_N])
 
     def leaf_of(self, item_I: Tensor) -> Tensor:
         """The leaf of each item; -1 where `restrict` left the item out, and for item -1."""
+        item_I = self._index(item_I)
         return torch.where(item_I >= 0, self._leaf[item_I], -1)
 
     def to(self, device: torch.device | str) -> ItemTrie:
@@ -121,8 +127,9 @@ class ItemTrie:
         `prob_RI` each position uses. The masses of a node sum to 1, and a node of exactly zero mass shares by the
         number of items below each child. Padded with token -1 and mass 0.
         """
+        node_N, row_N = self._index(node_N), self._index(row_N)
         child_NC, real_NC = self._child_slots(node_N)
-        prob_RI = prob_RI.index_select(1, self.order).double()
+        prob_RI = torch.as_tensor(prob_RI, device=self.order.device).index_select(1, self.order).double()
         cumulative = prob_RI.new_zeros(len(prob_RI), prob_RI.shape[1] + 1)
         torch.cumsum(prob_RI, 1, out=cumulative[:, 1:])
         row_N1 = row_N[:, None]
@@ -159,12 +166,16 @@ class ItemTrie:
 
     def _child_slots(self, node_N: Tensor) -> tuple[Tensor, Tensor]:
         """(child_NC, real_NC): child nodes and which of the slots are real; other slots hold node 0."""
+        node_N = self._index(node_N)
         first, last = self._first[node_N], self._last[node_N]
         count = torch.where(node_N >= 0, last - first, 0)
         width = int(count.max()) if len(count) else 0
         column = torch.arange(width, device=node_N.device)
         real = column < count[:, None]
         return torch.where(real, first[:, None] + column, 0), real
+
+    def _index(self, values: Any) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.long, device=self.order.device)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {

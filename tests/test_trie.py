@@ -210,3 +210,16 @@ def test_permuting_items_permutes_the_trie(paths: list[list[int]], random: objec
     random.shuffle(order)  # type: ignore[attr-defined]
     one, two = ItemTrie.build(paths), ItemTrie.build([paths[item] for item in order])
     assert one.leaf_of(torch.tensor(order)).tolist() == two.leaf_of(torch.arange(len(paths))).tolist()
+
+
+def test_queries_take_arrays_and_lists() -> None:
+    trie = ItemTrie.build([[5, 7, 2], [5, 8, 2], [6, 2]])
+    assert (
+        trie.step(np.array([0, 1], dtype=np.int32), [5, 8]).tolist()
+        == trie.step(torch.tensor([0, 1]), torch.tensor([5, 8])).tolist()
+    )
+    assert trie.leaf_of([0, -1]).tolist() == [int(trie.leaf_of(torch.tensor([0]))), -1]
+    assert trie.is_leaf(np.array([0, -1])).tolist() == [False, False]
+    assert trie.range([0])[1].tolist() == [3]
+    token, mass = trie.child_mass(np.array([0]), [0], np.array([[0.5, 0.25, 0.25]]))
+    assert (token.tolist(), mass.tolist()) == ([[5, 6]], [[0.75, 0.25]])

@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import VOCABULARY, a_batch, rewards_for
 from conftest import llama, qwen2, random_model
 from torch import Tensor
 
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm.examples import Batch
 from ilrec_cli.lm.model import Rewards, SupervisedLM, decoder
 from ilrec_cli.methods.ilrec import Config
 from ilrec_cli.methods.ilrec.loss import make_loss
 
-VOCABULARY = 60
 LOSS: Any = make_loss(Config(alpha=0.3, beta=0.3))
 
 
@@ -64,38 +63,6 @@ MODELS = {
     "mistral": mistral,
     "gpt2": gpt2,
 }
-
-
-def a_batch(rows: int = 4, width: int = 9, seed: int = 0) -> tuple[Batch, Tensor, Tensor]:
-    """Right-padded rows with some supervised positions; (batch, labels_BS with -100, rows of each position)."""
-    generator = torch.Generator().manual_seed(seed)
-    input_BS = torch.randint(3, VOCABULARY, (rows, width), generator=generator)
-    length_B = torch.randint(4, width + 1, (rows,), generator=generator)
-    mask_BS = torch.arange(width) < length_B[:, None]
-    labels_BS = torch.where(mask_BS & (torch.arange(width) >= 2), input_BS, -100)
-    row_N, column_N = (labels_BS != -100).nonzero(as_tuple=True)
-    target_N = labels_BS[row_N, column_N]
-    zero_N = torch.zeros_like(target_N)
-    batch = Batch(
-        input_BS.masked_fill(~mask_BS, 2),
-        mask_BS.long(),
-        row_N * width + column_N - 1,
-        target_N,
-        zero_N,
-        row_N,
-        zero_N[:, None],
-    )
-    return batch, labels_BS, row_N
-
-
-def rewards_for(batch: Batch, seed: int = 0) -> Rewards:
-    generator = torch.Generator().manual_seed(seed)
-    others = torch.randint(VOCABULARY, (len(batch.target_N), 3), generator=generator)
-    tokens = torch.cat([batch.target_N[:, None], others], 1)
-    fresh = torch.ones_like(tokens, dtype=torch.bool)
-    for column in range(1, 4):
-        fresh[:, column] = (tokens[:, :column] != tokens[:, column : column + 1]).all(1)
-    return Rewards(torch.where(fresh, tokens, -1), torch.rand(tokens.shape, generator=generator) * fresh)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -174,25 +141,6 @@ def test_any_loss_chunk_gives_the_same_terms_and_gradients(name: str) -> None:
             assert other[1] == count
         for parameter, gradient in gradients.items():
             torch.testing.assert_close(found[parameter], gradient, rtol=1e-3, atol=1e-4, msg=parameter)
-
-
-def test_padding_and_unlabelled_rows_change_nothing() -> None:
-    model = SupervisedLM(llama(), (2,))
-    batch, _, row_N = a_batch(rows=3)
-    rewards = rewards_for(batch)
-    alone = model(batch, LOSS, rewards)
-    width = batch.input_BS.shape[1]
-    padded_input = F.pad(batch.input_BS, (0, 4), value=2)
-    padded_mask = F.pad(batch.mask_BS, (0, 4))
-    extra = torch.randint(3, VOCABULARY, (1, width + 4))
-    wider = batch._replace(
-        input_BS=torch.cat([padded_input, extra]), mask_BS=torch.cat([padded_mask, torch.ones_like(extra)]),
-        position_N=row_N * (width + 4) + batch.position_N - row_N * width,
-    )  # fmt: skip
-    together = model(wider, LOSS, rewards)
-    for term, (value, count) in alone.losses.items():
-        torch.testing.assert_close(together.losses[term][0], value, rtol=1e-5, atol=1e-5)
-        assert together.losses[term][1] == count
 
 
 @pytest.mark.parametrize("chunk", [0, 7])

@@ -1,0 +1,96 @@
+"""What every training method owes: finite, differentiable, chunks add up, and only labelled positions count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from batches import VOCABULARY, a_batch, rewards_for
+from conftest import llama
+from torch import Tensor
+
+from ilrec_cli import plugins
+from ilrec_cli.lm.examples import Batch
+from ilrec_cli.lm.model import Rewards, SupervisedLM
+from ilrec_cli.lm.terms import Terms
+
+LOSSES = [(name, phase) for name in plugins.names("methods") for phase in plugins.load("methods", name).phases(
+    plugins.load("methods", name).Config())]  # fmt: skip
+
+
+def loss_of(name: str, phase: Any) -> Any:
+    plugin = plugins.load("methods", name)
+    module, function = phase.loss.split(":")
+    return getattr(plugins.part(plugin, module), function)(plugin.Config())
+
+
+def total(name: str, terms: Terms) -> Tensor:
+    """The method's weighted sum: what the loop differentiates."""
+    plugin = plugins.load("methods", name)
+    weights = plugin.weights(plugin.Config())
+    return sum((weight * terms.losses[term][0] for term, weight in weights.items()), torch.zeros(()))
+
+
+def run(name: str, phase: Any, batch: Batch, rewards: Rewards, chunk: int = 0) -> tuple[Terms, dict[str, Tensor]]:
+    model = SupervisedLM(llama(), (1, 2))
+    terms = model(batch, loss_of(name, phase), rewards, chunk)
+    total(name, terms).backward()
+    return terms, {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize(("name", "phase"), LOSSES, ids=str)
+def test_terms_are_finite_and_reach_every_block(name: str, phase: Any) -> None:
+    batch, _, _ = a_batch()
+    terms, gradients = run(name, phase, batch, rewards_for(batch))
+    assert all(value.isfinite() and count >= 0 for value, count in terms.losses.values())
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    for block in range(3):
+        assert any(f"layers.{block}." in key and gradient.any() for key, gradient in gradients.items())
+
+
+@pytest.mark.parametrize(("name", "phase"), LOSSES, ids=str)
+def test_chunks_add_up(name: str, phase: Any) -> None:
+    batch, _, _ = a_batch()
+    rewards = rewards_for(batch)
+    whole, gradients = run(name, phase, batch, rewards)
+    for chunk in (1, 7, len(batch.target_N)):
+        terms, found = run(name, phase, batch, rewards, chunk)
+        for term, (value, count) in {**whole.losses, **whole.stats}.items():
+            other = {**terms.losses, **terms.stats}[term]
+            torch.testing.assert_close(other[0], value, rtol=2e-6, atol=1e-6, msg=f"{term} at chunk {chunk}")
+            assert other[1] == count
+        for parameter, gradient in gradients.items():
+            torch.testing.assert_close(found[parameter], gradient, rtol=1e-3, atol=1e-4, msg=parameter)
+
+
+@pytest.mark.parametrize(("name", "phase"), LOSSES, ids=str)
+def test_padding_and_unlabelled_rows_change_nothing(name: str, phase: Any) -> None:
+    batch, _, row_N = a_batch(rows=3)
+    rewards = rewards_for(batch)
+    alone, gradients = run(name, phase, batch, rewards)
+    width = batch.input_BS.shape[1]
+    unlabelled = torch.randint(3, VOCABULARY, (1, width + 4))
+    wider = batch._replace(
+        input_BS=torch.cat([F.pad(batch.input_BS, (0, 4), value=2), unlabelled]),
+        mask_BS=torch.cat([F.pad(batch.mask_BS, (0, 4)), torch.ones_like(unlabelled)]),
+        position_N=batch.position_N + 4 * row_N,
+    )
+    together, found = run(name, phase, wider, rewards)
+    for term, (value, count) in alone.losses.items():
+        torch.testing.assert_close(together.losses[term][0], value, rtol=1e-5, atol=1e-5)
+        assert together.losses[term][1] == count
+    for parameter, gradient in gradients.items():
+        torch.testing.assert_close(found[parameter], gradient, rtol=1e-3, atol=1e-4, msg=parameter)
+
+
+@pytest.mark.parametrize("name", plugins.names("methods"))
+def test_light_part_agrees_with_the_loss(name: str) -> None:
+    plugin = plugins.load("methods", name)
+    config = plugin.Config()
+    assert set(plugin.needs(config)) <= set(plugin.NEEDS)
+    batch, _, _ = a_batch()
+    for _, phase in [each for each in LOSSES if each[0] == name]:
+        terms, _ = run(name, phase, batch, rewards_for(batch))
+        assert set(plugin.weights(config)) <= set(terms.losses)
