@@ -30,6 +30,8 @@ def main() -> None:
     for seed in map(int, arguments.seeds.split(",")):
         sasrec = ["train-cf", *common, "--model", "sasrec", "--name", f"sasrec-s{seed}", "--seed", seed]
         cell(f"sasrec-s{seed}", sasrec, common)
+        # Popularity is counted beside every other model; this only asks for its metrics.
+        cell("popularity", ["train-cf", *common, "--model", "popularity", "--name", "popularity"], common)
         for method in ("sft", "ilrec"):
             name = f"{method}-s{seed}"
             more = ["--cf", f"sasrec-s{seed}"] if method == "ilrec" else []

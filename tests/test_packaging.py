@@ -91,6 +91,17 @@ def test_constraints_pin_everything_that_is_needed() -> None:
     assert names <= pinned, names - pinned
 
 
+def test_the_doctor_asks_for_the_versions_that_the_package_asks_for() -> None:
+    import tomllib
+
+    from ilrec_cli.stages.doctor import PACKAGES
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["plots"]]
+    oldest = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in wanted)  # type: ignore[union-attr]
+    assert {name: oldest[name] for name in PACKAGES} == {name: about[0] for name, about in PACKAGES.items()}
+
+
 def test_the_project_speaks_only_of_itself() -> None:
     """No path of a machine, no word of how the work is organised."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=False).stdout.split()

@@ -19,11 +19,11 @@ from ilrec_cli.settings import Doctor
 PACKAGES: dict[str, tuple[str, str, str | None]] = {
     "torch": ("2.5", "models", None),
     "transformers": ("5.0", "language models", None),
-    "peft": ("0.17", "LoRA", None),
-    "accelerate": ("1.0", "devices and processes", None),
-    "polars": ("1.20", "preprocess", None),
+    "peft": ("0.19", "LoRA", None),
+    "accelerate": ("1.10", "devices and processes", None),
+    "polars": ("1.36", "preprocess", None),
     "pyarrow": ("16", "tables", None),
-    "scikit-learn": ("1.4", "text vectors", None),
+    "scikit-learn": ("1.5", "text vectors", None),
     "faiss-cpu": ("1.8", "residual k-means", None),
     "matplotlib": ("3.8", "figures of the report", "plots"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +167,10 @@ def test_a_folder_without_a_model_gets_one_line(tmp_path: Path) -> None:
 
 
 def test_a_gated_model_gets_the_two_things_to_do() -> None:
-    import httpx2
+    httpx = pytest.importorskip("httpx2") if find_spec("httpx2") else pytest.importorskip("httpx")
     from huggingface_hub.errors import GatedRepoError
 
-    response = httpx2.Response(403, request=httpx2.Request("GET", "https://huggingface.co"))
+    response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
     with pytest.raises(UserError, match="Accept its terms at https://huggingface.co/org/gated.*HF_TOKEN"):
         with hub.explained("org/gated", "backbone"):
             try:
