@@ -31,10 +31,13 @@ def render(dataset: str, card: dict[str, Any], groups: dict[str, list[Any]], con
     except ImportError:
         figures = False
         console.warn("the report has no figures: pip install 'ilrec[plots]'")
+    # A model keeps its colour in every figure of the page.
+    names = dict.fromkeys(row.name for rows in groups.values() for row in rows)
+    colours = dict(zip(names, cycle(COLOURS), strict=False))
     sections = []
     for title, rows in groups.items():
         best = {name: max(row.metrics[name] for row in rows) for name in REPORTED}
-        sections.append({"title": title, "rows": rows, "best": best, "bars": _bars(rows) if figures else ""})
+        sections.append({"title": title, "rows": rows, "best": best, "bars": _bars(rows, colours) if figures else ""})
     trained = {row.name: row for rows in groups.values() for row in rows if row.log and row.is_lm}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True), trim_blocks=True,
@@ -42,21 +45,21 @@ def render(dataset: str, card: dict[str, Any], groups: dict[str, list[Any]], con
     )  # fmt: skip
     return environment.get_template("report.html.jinja").render(
         dataset=dataset, statistics=card["statistics"], source=card["source"], sections=sections, metrics=REPORTED,
-        curves=_curves(list(trained.values())) if figures and trained else "", figures=figures, version=__version__,
+        curves=_curves(list(trained.values()), colours) if figures and trained else "", figures=figures, version=__version__,
     )  # fmt: skip
 
 
-def _curves(rows: Sequence[Any]) -> str:
+def _curves(rows: Sequence[Any], colours: dict[str, str]) -> str:
     """Total loss, every term and validation NDCG@10 over the steps: a panel each, a line per run."""
     names = [name for name in TERMS if any(name in line for row in rows for line in row.log)]
     figure, axes = _figure(rows=-(-len(names) // 3), columns=min(3, len(names)), height=2.5)
     for axis, name in zip(axes, names, strict=False):
-        for colour, row in zip(cycle(COLOURS), rows, strict=False):
+        for row in rows:
             points = [(line["step"], line[name]) for line in row.log if name in line]
             if points:
                 axis.plot(
                     *zip(*points, strict=True),
-                    color=colour,
+                    color=colours[row.name],
                     label=row.name,
                     marker="o" if "valid" in name else None,
                     markersize=3,
@@ -71,14 +74,13 @@ def _curves(rows: Sequence[Any]) -> str:
     )
 
 
-def _bars(rows: Sequence[Any]) -> str:
+def _bars(rows: Sequence[Any], colours: dict[str, str]) -> str:
     """Metrics as bars: a group per metric, a bar per model."""
     figure, (axis,) = _figure(rows=1, columns=1, height=3.2)
     width = 0.8 / len(rows)
     for index, row in enumerate(rows):
         places = [place + (index - (len(rows) - 1) / 2) * width for place in range(len(BARS))]
-        colour = COLOURS[index % len(COLOURS)]
-        axis.bar(places, [row.metrics[name] for name in BARS], width * 0.92, color=colour, label=row.name)
+        axis.bar(places, [row.metrics[name] for name in BARS], width * 0.92, color=colours[row.name], label=row.name)
     axis.set_xticks(range(len(BARS)), BARS, fontsize=9)
     figure.legend(loc="outside lower center", ncols=min(3, len(rows)), fontsize=8, frameon=False, labelcolor=GREY)
     values = "; ".join(f"{row.name} {row.metrics['ndcg@10']:.4f}" for row in rows)
