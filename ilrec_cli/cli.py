@@ -28,14 +28,19 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "evaluate": (settings.Evaluate, "evaluate", "Pipeline", "ilrec evaluate --dataset Instruments --run ilrec"),
     "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),
     "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
+    "data audit": (settings.AuditData, "data_audit", "Data", "ilrec data audit --dataset Instruments"),
+    "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
+    "data show": (settings.ShowData, "data_show", "Data", "ilrec data show --dataset Instruments -n 3"),
     "demo": (settings.Demo, "demo", "Help", "ilrec demo"),
     "doctor": (settings.Doctor, "doctor", "Help", "ilrec doctor"),
 }  # fmt: skip
-PANELS = ("Data", "Model", "Optimisation", "", "Running")
+PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Model", "Optimisation", "", "Running")
 OPPOSITE = "no_"  # prefix of a switch's hidden opposite
 WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
+GROUPS = {"data": "Look at preprocessed data, judge it, write it for other tools."}
+_groups: dict[str, typer.Typer] = {}
 app = typer.Typer(
     name="ilrec",
     help="LLM-based sequential recommendation: preprocess, build-ids, train-cf, train, evaluate.",
@@ -81,7 +86,8 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    """One line, whatever a file or a flag put into it."""
+    print(f"error: {''.join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message)}", file=sys.stderr)
     return 2
 
 
@@ -137,7 +143,18 @@ def _add_command(command: str) -> None:
     parameters.append(_keyword("config", Annotated[Optional[str], file]))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     context = {"token_normalize_func": lambda token: token.replace("_", "-")}
-    app.command(command, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(run)
+    group, _, name = command.rpartition(" ")
+    _group(group).command(name, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(run)
+
+
+def _group(name: str) -> typer.Typer:
+    """The group of a command of two words, made when it is first asked for; the top for others."""
+    if not name:
+        return app
+    if name not in _groups:
+        _groups[name] = typer.Typer(help=GROUPS[name], no_args_is_help=True)
+        app.add_typer(_groups[name], name=name, rich_help_panel="Data")
+    return _groups[name]
 
 
 def _parameters(field: Field) -> list[inspect.Parameter]:
@@ -162,6 +179,8 @@ def _parameters(field: Field) -> list[inspect.Parameter]:
             _keyword(field.name, Annotated[Optional[bool], typer.Option(flag, *short, **common)]),
             _keyword(OPPOSITE + field.name, Annotated[Optional[bool], opposite]),
         ]
+    if len(field.name) == 1:
+        return [_keyword(field.name, Annotated[Optional[str], typer.Option(f"-{field.name}", flag, **common)])]
     if get_origin(field.type) is tuple:  # --run a,b and --run a --run b are the same
         return [_keyword(field.name, Annotated[Optional[list[str]], typer.Option(flag, **common)])]
     return [_keyword(field.name, Annotated[Optional[str], typer.Option(flag, **common)])]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -65,7 +66,8 @@ def build(cls: type[C], values: dict[str, Any], where: str) -> C:
     known = {field.name: field for field in fields(cls)}
     for key in values:
         if key not in known:
-            raise UserError(f"{where}: unknown setting '{key}'.{nearest(key, known)} Known: {', '.join(known)}")
+            listed = f"Known: {', '.join(known)}" if known else "It has none"
+            raise UserError(f"{where}: unknown setting '{key}'.{nearest(key, known)} {listed}")
     missing = [name for name, field in known.items() if field.required and name not in values]
     if missing:
         raise UserError(f"{where}: --{missing[0].replace('_', '-')} is missing: {known[missing[0]].help}")
@@ -154,23 +156,29 @@ def _coerce(value: Any, field: Field, where: str) -> Any:
     if value is None and _optional(field.type):
         return None
     if field.choices:
-        choice = str(value).replace("-", "_")
-        if choice not in field.choices:
+        spelled = {choice.replace("-", "_"): choice for choice in field.choices}  # - and _ are the same
+        if str(value).replace("-", "_") not in spelled:
             listed = ", ".join(field.choices)
             raise UserError(
-                f"{where}: {field.name} is '{value}', expected one of {listed}.{nearest(choice, field.choices)}"
+                f"{where}: {field.name} is '{value}', expected one of {listed}.{nearest(str(value), field.choices)}"
             )
-        return choice
+        return spelled[str(value).replace("-", "_")]
     if typing.get_origin(field.type) is tuple and isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(field.type).validate_python(value)
+        # A YAML file may hold 2018 where a name is meant.
+        found = TypeAdapter(field.type, config={"coerce_numbers_to_str": True}).validate_python(value)
     except ValidationError as error:
         expected = _type_name(field.type)
         reason = error.errors()[0]["msg"].lower()
         raise UserError(f"{where}: {field.name} is {value!r}, expected {expected} ({reason})") from error
+    if any(
+        isinstance(part, float) and not math.isfinite(part) for part in (found if isinstance(found, tuple) else [found])
+    ):
+        raise UserError(f"{where}: {field.name} is {value}, expected a finite number")
+    return found
 
 
 def _optional(hint: Any) -> bool:

@@ -43,7 +43,7 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize("command", [*cli.COMMANDS, *LISTINGS])
 def test_every_command_has_help(command: str, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    result = ilrec(command, "--help")
+    result = ilrec(*command.split(), "--help")
     assert result.code == 0
     if command in cli.COMMANDS:
         for field in config.fields(cli.COMMANDS[command][0]):
