@@ -124,9 +124,10 @@ def brute_force_paths(rng: Any, items: int, tokens: range, longest: int, end: in
 def instruments_folder(folder: Path, users: int = 150) -> Path:
     """A synthetic world in LC-Rec's layout, under the name of a real data set."""
     from ilrec_cli.datasets import synthetic
+    from ilrec_cli.datasets._raw import Reading
     from ilrec_cli.datasets.synthetic import load
 
-    interactions, items = load.load(folder, "", synthetic.Config(users=users))
+    interactions, items, *_ = load.load(folder, "", synthetic.Config(users=users), Reading())
     folder.mkdir(parents=True)
     numbers = {item: number for number, item in enumerate(items["raw_id"])}
     sequences: dict[str, list[int]] = {}

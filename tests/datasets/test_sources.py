@@ -13,6 +13,8 @@ import pytest
 
 from ilrec_cli import cli, plugins
 from ilrec_cli.datasets import _text
+from ilrec_cli.datasets._faults import Faults
+from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
 REVIEWS = [
@@ -47,8 +49,14 @@ def lines(path: Path, rows: list[Any], *, zipped: bool = True) -> Path:
 
 
 def load(name: str, folder: Path, **options: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    raw = load_raw(name, folder, **options)
+    return raw.interactions, raw.items
+
+
+def load_raw(name: str, folder: Path, *, faults: Faults | None = None, block: int = 1 << 20, **options: Any) -> Raw:
     source = plugins.load("datasets", name)
-    return plugins.part(source, "load").load(folder, "Toys", source.Config(**options))
+    reading = Reading(faults or Faults(), block)
+    return plugins.part(source, "load").load(folder, "Toys", source.Config(**options), reading)
 
 
 def amazon(folder: Path) -> Path:
@@ -74,7 +82,90 @@ def generated(folder: Path) -> Path:
     return folder
 
 
-SOURCES = {"amazon2018": amazon, "lcrec": lcrec, "synthetic": generated}
+def amazon2014(folder: Path) -> Path:
+    folder.mkdir()
+    lines(folder / "reviews_Toys_5.json.gz", [{**row, "helpful": [0, 0]} for row in REVIEWS])
+    metadata = [
+        {"asin": "B1", "title": "It's a game", "brand": "A", "categories": [["Toys", "Games"], ["Toys", "Gifts"]]},
+        {"asin": "B3", "title": "never bought"},
+    ]
+    (folder / "meta_Toys.json.gz").write_bytes(gzip.compress("".join(f"{row!r}\n" for row in metadata).encode()))
+    return folder
+
+
+def amazon2023(folder: Path) -> Path:
+    folder.mkdir()
+    reviews = [
+        {
+            "rating": 5.0,
+            "title": "Nice",
+            "asin": "V1",
+            "parent_asin": "B1",
+            "user_id": "U2",
+            "timestamp": 1600000000123,
+        },
+        {"rating": 4.0, "title": "Ok", "asin": "V2", "parent_asin": "B1", "user_id": "U1", "timestamp": 1500000000000},
+    ]
+    lines(folder / "Toys.jsonl.gz", reviews)
+    metadata = [
+        {"parent_asin": "B1", "title": "Kite", "store": "Acme", "description": ["Red", "big"], "categories": ["Toys"]}
+    ]
+    lines(folder / "meta_Toys.jsonl.gz", metadata)
+    return folder
+
+
+def recbole(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "toys.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\nu2\tb1\t5.0\t200\nu1\tb2\t4\t100.0\nu1\tb1\t1.5\t101\n"
+    )
+    (folder / "toys.item").write_text(
+        'item_id:token\ttitle:token_seq\tcategories:token_seq\nb1\tBig "Kite"\tToys, Kites\nb9\tNo\tNo\n'
+    )
+    return folder
+
+
+def minionerec(folder: Path) -> Path:
+    """Histories of at most two items: user 1 bought 0, 1, 2, 3 and user 2 bought 2, 0."""
+    header = "user_id,history_item_title,item_title,history_item_id,item_id,history_item_asin,item_asin,history_rating,rating,history_timestamp,timestamp"
+    rows = {
+        "train": [
+            "1,['Zero'],\"One, 1\",[0],1,['A0'],A1,[5.0],4.0,[10],11",
+            "2,['Two'],Zero,[2],0,['A2'],A0,[1.0],2.0,[10],12",
+        ],
+        "valid": ['1,"[\'Zero\', \'One, 1\']",Two,"[0, 1]",2,"[\'A0\', \'A1\']",A2,"[5.0, 4.0]",3.0,"[10, 11]",20'],
+        "test": ['1,"[\'One, 1\', \'Two\']",Three,"[1, 2]",3,"[\'A1\', \'A2\']",A3,"[4.0, 3.0]",3.0,"[11, 20]",30'],
+    }
+    for split, lines_ in rows.items():
+        (folder / split).mkdir(parents=True)
+        (folder / split / "Toys_5_2016-10.csv").write_text("\n".join([header, *lines_]) + "\n")
+    return folder
+
+
+def candidates(folder: Path) -> Path:
+    folder.mkdir()
+    rows = [{"historyList": "Boris::Fever Ray", "itemList": ["Otis", "Hope", "Anna"], "trueSelection": "Hope"}]
+    for split in ("train", "val", "test"):
+        (folder / f"Toys-{split}.json").write_text(json.dumps(rows, indent=4))
+    return folder
+
+
+def table(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "log.csv").write_text(
+        'user_id,item_id,rating,timestamp,note\nu2,b1,5,200,"a, b"\nu1,b2,,100,\nu1,b1,1.5,101,"two\nlines"\n'
+    )
+    return folder
+
+
+SOURCES = {
+    "amazon2014": amazon2014, "amazon2018": amazon, "amazon2023": amazon2023, "candidates": candidates, "lcrec": lcrec,
+    "minionerec": minionerec, "recbole": recbole, "synthetic": generated, "table": table,
+}  # fmt: skip
+
+
+def plain(interactions: pl.DataFrame) -> pl.DataFrame:
+    return interactions.with_columns(pl.col("user", "item").cast(pl.String))
 
 
 def test_every_source_is_tested() -> None:
@@ -84,23 +175,25 @@ def test_every_source_is_tested() -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_columns_types_and_no_null_ids(name: str, tmp_path: Path) -> None:
     interactions, items = load(name, SOURCES[name](tmp_path / "raw"))
-    assert dict(interactions.schema) == {
-        "user": pl.String,
-        "item": pl.String,
+    kinds = {
+        "user": pl.Categorical,
+        "item": pl.Categorical,
         "timestamp": pl.Int64,
         "rating": pl.Float32,
         "row": pl.Int64,
     }
+    assert [type(interactions.schema[column]) for column in kinds] == list(kinds.values())
+    assert set(interactions.columns) - set(kinds) <= {"split"}
     assert list(items.columns) == ["raw_id", "source_id", "title", "description", "brand", "categories"]
     assert items.schema["categories"] == pl.List(pl.String)
     for column in ("user", "item", "timestamp", "row"):
         assert interactions[column].null_count() == 0
     assert interactions["row"].to_list() == list(range(len(interactions)))
     assert items["raw_id"].is_unique().all()
-    assert set(interactions["item"]) <= set(items["raw_id"])
+    assert set(plain(interactions)["item"]) <= set(items["raw_id"])
 
 
-@pytest.mark.parametrize("name", ["amazon2018", "lcrec"])
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "synthetic"])
 def test_files_are_detected_by_content(name: str, tmp_path: Path) -> None:
     folder = SOURCES[name](tmp_path / "raw")
     assert [each for each in plugins.names("datasets") if plugins.load("datasets", each).detect(folder)] == [name]
@@ -108,7 +201,11 @@ def test_files_are_detected_by_content(name: str, tmp_path: Path) -> None:
 
 def test_amazon_rows_and_text(tmp_path: Path) -> None:
     interactions, items = load("amazon2018", amazon(tmp_path / "raw"))
-    assert interactions.rows() == [("U2", "B1", 200, 5.0, 0), ("U1", "B2", 100, 4.0, 1), ("U1", "B1", 100, 1.5, 2)]
+    assert plain(interactions).rows() == [
+        ("U2", "B1", 200, 5.0, 0),
+        ("U1", "B2", 100, 4.0, 1),
+        ("U1", "B1", 100, 1.5, 2),
+    ]
     assert items.rows() == [
         ("B1", "B1", "Tom & Jerry", "Fun for all", "A", ["Toys", "Games"]),
         ("B2", None, None, None, None, None),
@@ -118,7 +215,7 @@ def test_amazon_rows_and_text(tmp_path: Path) -> None:
 def test_lcrec_rows_and_text(tmp_path: Path) -> None:
     folder = lcrec(tmp_path / "raw")
     interactions, items = load("lcrec", folder)
-    assert interactions.select("user", "item", "timestamp").rows() == [
+    assert plain(interactions).select("user", "item", "timestamp").rows() == [
         ("0", "1", 0),
         ("0", "0", 1),
         ("0", "1", 2),
@@ -130,7 +227,7 @@ def test_lcrec_rows_and_text(tmp_path: Path) -> None:
     (folder / "Toys.user2id").write_text("ALICE\t0\nBOB\t1\n")
     (folder / "Toys.item2id").write_text("B000\t0\nB001\t1\nB002\t2\n")
     interactions, items = load("lcrec", folder)
-    assert interactions.select("user", "item").rows()[0] == ("ALICE", "B001")
+    assert plain(interactions).select("user", "item").rows()[0] == ("ALICE", "B001")
     assert items.select("raw_id", "source_id").rows()[:2] == [("B000", "0"), ("B001", "1")]
 
 
@@ -141,7 +238,7 @@ def test_synthetic_raw_files_hold_the_same_world(tmp_path: Path) -> None:
     plugins.part(source, "load").write_raw(tmp_path / "raw", "Shop", config)
     from_files = load("amazon2018", tmp_path / "raw")
     direct = load("synthetic", tmp_path, users=40, seed=3)
-    assert from_files[0].equals(direct[0])
+    assert plain(from_files[0]).equals(plain(direct[0]))
     joined = from_files[1].join(direct[1], on="raw_id", suffix="_direct")
     assert (joined["title"] == joined["title_direct"]).all()
     assert joined["categories"].to_list() == joined["categories_direct"].to_list()
@@ -164,15 +261,18 @@ def test_several_candidates_need_a_choice(tmp_path: Path) -> None:
     ("spoil", "message"),
     [
         (lambda text: text.replace(b'"asin": "B2"', b'"asin": "B2'), r"Toys_5.json.gz:2: not valid JSON"),
-        (lambda text: text.replace(b'"asin": "B2", ', b""), r"Toys_5.json.gz:2: field 'asin' is missing, expected str"),
+        (
+            lambda text: text.replace(b'"asin": "B2", ', b""),
+            r"Toys_5.json.gz:2: field 'asin' is missing, expected text",
+        ),
         (lambda text: text.replace(b'"asin": "B2"', b'"asin": 7'), None),
         (
             lambda text: text.replace(b'"unixReviewTime": 200', b'"unixReviewTime": "soon"'),
-            r"Toys_5.json.gz:1: field 'unixReviewTime' is 'soon', expected int",
+            r"Toys_5.json.gz:1: field 'unixReviewTime' is 'soon', expected a whole number",
         ),
         (
             lambda text: text.replace(b'"overall": 1.5, ', b""),
-            r"Toys_5.json.gz:3: field 'overall' is missing, expected int or float",
+            r"Toys_5.json.gz:3: field 'overall' is missing, expected a number",
         ),
         (lambda text: text + b"[1, 2]\n", r"Toys_5.json.gz:4: expected a JSON object, got list"),
         (lambda text: text + b"garbage\n", r"Toys_5.json.gz:4: not valid JSON"),
@@ -185,7 +285,7 @@ def test_bad_lines_are_named(spoil: Any, message: str | None, tmp_path: Path) ->
     assert spoilt != text
     (folder / "Toys_5.json.gz").write_bytes(gzip.compress(spoilt))
     if message is None:  # a number where text is expected is read as text
-        assert load("amazon2018", folder)[0]["item"].to_list() == ["B1", "7", "B1"]
+        assert plain(load("amazon2018", folder)[0])["item"].to_list() == ["B1", "7", "B1"]
     else:
         with pytest.raises(UserError, match=message):
             load("amazon2018", folder)

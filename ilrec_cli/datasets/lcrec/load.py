@@ -7,12 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _files, _text, lcrec
+from ilrec_cli.datasets import _files, _raw, _text, lcrec
+from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
 
-def load(folder: Path, dataset: str, config: lcrec.Config) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(interactions, items). Raw ids are the original ones where the .user2id and .item2id files are there."""
+def load(folder: Path, dataset: str, config: lcrec.Config, reading: Reading) -> Raw:
+    """Sequences and item text. Raw ids are the original ones where the .user2id and .item2id files are there."""
     inter = config.inter or _sequences_file(folder, dataset)
     stem = inter.name.removesuffix(".inter.json")
     sequences = _check_sequences(inter, _files.read_json(inter))
@@ -24,7 +25,8 @@ def load(folder: Path, dataset: str, config: lcrec.Config) -> tuple[pl.DataFrame
     if not isinstance(texts, dict) or not all(isinstance(entry, dict) for entry in texts.values()):
         raise UserError(f"{text_file}: expected an object of items, each an object with title, description, brand")
     numbers = sorted({str(item) for items_ in sequences.values() for item in items_} | set(texts))
-    return interactions, _items(numbers, items, texts)
+    notes = {"users without any item": sum(not row for row in sequences.values())}
+    return Raw(interactions, _items(numbers, items, texts), notes=notes)
 
 
 def _sequences_file(folder: Path, dataset: str) -> Path:
@@ -51,12 +53,17 @@ def _originals(path: Path) -> dict[str, str]:
     """number -> original id, from a file of `original<TAB>number` lines; {} if there is none."""
     if not path.is_file():
         return {}
-    originals = {}
+    originals: dict[str, str] = {}
+    seen: set[str] = set()
     for number, line in _files.lines(path):
         parts = line.decode("utf-8", errors="replace").rstrip("\r\n").split("\t")
         if len(parts) != 2:
             raise UserError(f"{path}:{number}: expected two columns (original id, number), got {len(parts)}")
-        originals[parts[1]] = parts[0]
+        original, own = parts
+        if own in originals or original in seen:
+            raise UserError(f"{path}:{number}: '{own if own in originals else original}' is there for the second time")
+        seen.add(original)
+        originals[own] = original
     return originals
 
 
@@ -66,12 +73,15 @@ def _interactions(sequences: dict[str, list[int]], users: dict[str, str], items:
         schema={"user": pl.String, "item": pl.List(pl.String)},
     )
     table = table.explode("item", empty_as_null=False) if len(table) else table.explode("item")
-    return table.select(
-        user=pl.col("user").replace(users),
-        item=pl.col("item").replace(items),
-        timestamp=pl.int_range(pl.len(), dtype=pl.Int64).over("user"),
-        rating=pl.lit(None, dtype=pl.Float32),
-        row=pl.int_range(pl.len(), dtype=pl.Int64),
+    return _raw.interned(
+        [
+            table.select(
+                user=pl.col("user").replace(users),
+                item=pl.col("item").replace(items),
+                timestamp=pl.int_range(pl.len(), dtype=pl.Int64).over("user"),
+                rating=pl.lit(None, dtype=pl.Float32),
+            )
+        ]
     )
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ilrec_cli.datasets import _raw
+from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.datasets.synthetic import Config, world
 
 
-def load(folder: Path, dataset: str, config: Config) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(interactions, items) of the world that the configuration describes; the folder is not read."""
+def load(folder: Path, dataset: str, config: Config, reading: Reading) -> Raw:
+    """Interactions and items of the world that the configuration describes; the folder is not read."""
     shop, events = _draw(config)
     interactions = pl.DataFrame(
         {
@@ -23,12 +25,11 @@ def load(folder: Path, dataset: str, config: Config) -> tuple[pl.DataFrame, pl.D
             "item": [world.item_id(item) for item in events.item],
             "timestamp": events.timestamp,
             "rating": events.rating.astype(np.float32),
-            "row": np.arange(len(events.user)),
         }
     )
     ids = [world.item_id(item) for item in range(len(shop.title))]
     items = {"raw_id": ids, "source_id": ids, **_columns(shop)}
-    return interactions, pl.DataFrame(items)
+    return Raw(_raw.interned([interactions]), pl.DataFrame(items))
 
 
 def write_raw(folder: Path, name: str, config: Config) -> None:
