@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,6 +45,22 @@ class Console:
 
         hidden = True if self.quiet else None  # None: hidden where standard error is no terminal
         yield from tqdm(items, desc=what, total=total, disable=hidden, leave=False, dynamic_ncols=True)
+
+    @contextmanager
+    def bytes_bar(self) -> Iterator[Callable[[str, int, int | None], None]]:
+        """A function (name, bytes there, bytes in all) that moves a bar where somebody watches."""
+        from tqdm import tqdm
+
+        with tqdm(
+            unit="B", unit_scale=True, disable=True if self.quiet else None, leave=False, dynamic_ncols=True
+        ) as bar:
+
+            def move(name: str, done: int, total: int | None) -> None:
+                bar.set_description(name, refresh=False)
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield move
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
