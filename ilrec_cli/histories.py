@@ -61,9 +61,12 @@ def gather_runs(flat: np.ndarray, start_B: np.ndarray, length_B: np.ndarray) -> 
     return np.where(inside, flat[np.where(inside, start_B[:, None] + column, 0)], -1)
 
 
-def training_windows(sequences: Sequences, train_length_U: np.ndarray, max_history: int) -> Windows:
-    """Windows in which every training target (each of the first `train_length` items but the first) is one exactly once.
+def training_windows(
+    sequences: Sequences, train_length_U: np.ndarray, max_history: int, train_from_U: np.ndarray | None = None
+) -> Windows:
+    """Windows in which every training target is one exactly once.
 
+    Targets are each of a user's first `train_length` items but the very first, or those from place `train_from` on.
     A window holds at most `max_history` + 1 items. Users whose training part is longer get windows that overlap:
     each adds up to half a history of targets, so that those see between half and all of `max_history` predecessors.
     """
@@ -76,5 +79,7 @@ def training_windows(sequences: Sequences, train_length_U: np.ndarray, max_histo
     stop = np.minimum(length[row], max_history + 1 + nth * stride)
     start = np.maximum(0, stop - max_history - 1)
     first = np.where(nth == 0, 1, max_history + 1 + (nth - 1) * stride)
+    if train_from_U is not None:
+        first = np.maximum(first, train_from_U[user][row])
     base = sequences.offsets[user][row]
-    return Windows(base + start, base + first, base + stop)
+    return Windows(base + start, base + first, base + stop).take(np.flatnonzero(first < stop))

@@ -9,9 +9,11 @@ TABLES: dict[str, tuple[int, pa.Schema]] = {
     "interactions": (1, pa.schema({"user": pa.int32(), "item": pa.int32(), "timestamp": pa.int64(), "rating": pa.float32()})),
     "items": (1, pa.schema({"item": pa.int32(), "raw_id": pa.string(), "source_id": pa.string(), "title": pa.string(),
                             "description": pa.string(), "brand": pa.string(), "categories": pa.list_(pa.string())})),
-    "users": (1, pa.schema({"user": pa.int32(), "raw_id": pa.string()})),
+    # Places train_from to train_to (not included) of a user's sequence are for training.
+    "users": (2, pa.schema({"user": pa.int32(), "raw_id": pa.string(), "train_from": pa.int32(), "train_to": pa.int32()})),
     "sequences": (1, pa.schema({"user": pa.int32(), "items": _ids})),
     "splits": (1, pa.schema({"event": pa.int32(), "user": pa.int32(), "end": pa.int32(), "split": pa.string()})),
+    "candidates": (1, pa.schema({"event": pa.int32(), "items": _ids})),
     "item_ids": (1, pa.schema({"item": pa.int32(), "codes": _ids, "tokens": pa.list_(pa.string())})),
     "rankings": (1, pa.schema({"event": pa.int32(), "user": pa.string(), "target": pa.string(), "rank": pa.int32(),
                                "items": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})),

@@ -1,4 +1,4 @@
-"""From interactions to sequences: repeats, k-core, one total order, leave-one-out splits.
+"""From interactions to sequences: one total order, repeats, k-core.
 
 Interactions are polars tables with the columns user, item, timestamp (and any others). The order of a user's
 interactions is (timestamp, row), where `row` is the position in the input: same-day ties, which are common in review
@@ -8,7 +8,6 @@ data, break by input order and never by a hash.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -33,52 +32,46 @@ def k_core(interactions: pl.DataFrame, user_k: int, item_k: int) -> pl.DataFrame
     """The largest part in which every user has at least `user_k` and every item at least `item_k` interactions.
 
     Each pass drops the rows of all users and items below their threshold at once, until none is left to drop; rows
-    keep their order. The result can be empty.
+    keep their order. The result can be empty. Ids may be text, interned text or whole numbers.
     """
-    *_, core = core_passes(interactions, user_k, item_k)
-    return core
+    *_, (rows, _) = core_passes(interactions, user_k, item_k)
+    return interactions if rows is None else interactions[rows]
 
 
-def core_passes(interactions: pl.DataFrame, user_k: int, item_k: int) -> Iterator[pl.DataFrame]:
-    """What is left before the first pass of the k-core and after each one."""
-    yield interactions
+Counts = tuple[int, int, int]  # users, items, interactions
+
+
+def core_passes(interactions: pl.DataFrame, user_k: int, item_k: int) -> Iterator[tuple[np.ndarray | None, Counts]]:
+    """(rows that are left, counts) before the first pass of the k-core and after each one; None: all rows."""
+    user, item = codes(interactions["user"]), codes(interactions["item"])
+    rows: np.ndarray | None = None
     while True:
-        enough = (pl.len().over("user") >= user_k) & (pl.len().over("item") >= item_k)
-        kept = interactions.filter(enough)
-        if len(kept) == len(interactions):
+        per_user, per_item = np.bincount(user), np.bincount(item)
+        yield rows, (int(np.count_nonzero(per_user)), int(np.count_nonzero(per_item)), len(user))
+        keep = (per_user >= user_k)[user]
+        keep &= (per_item >= item_k)[item]
+        if keep.all():
             return
-        interactions = kept
-        yield interactions
+        kept = np.flatnonzero(keep)
+        user, item = user[kept], item[kept]
+        rows = kept if rows is None else rows[kept]
 
 
-def counts(interactions: pl.DataFrame) -> tuple[int, int, int]:
+def codes(ids: pl.Series) -> np.ndarray:
+    """Small whole numbers, the same for the same id: for counting, not for order."""
+    if ids.dtype == pl.String:
+        ids = ids.cast(pl.Categorical(pl.Categories.random()))
+    if isinstance(ids.dtype, pl.Categorical):  # == would compare the categories too
+        ids = ids.to_physical()
+    if not len(ids):
+        return np.zeros(0, dtype=np.int64)
+    numbers = ids.to_numpy().astype(np.int64, copy=False)
+    low, high = int(numbers.min()), int(numbers.max())
+    if high - low < 8 * len(numbers) + 1024:
+        return numbers - low if low else numbers
+    return ids.rank("dense").to_numpy().astype(np.int64) - 1
+
+
+def counts(interactions: pl.DataFrame) -> Counts:
     """(users, items, interactions)."""
     return interactions["user"].n_unique(), interactions["item"].n_unique(), len(interactions)
-
-
-class Splits(NamedTuple):
-    """One row per target: `end` is the target's place in its user's sequence, its history is what stands before."""
-
-    user: np.ndarray
-    end: np.ndarray
-    split: np.ndarray
-
-
-MIN_TESTED = 3  # one item of history, one to validate on, one to test on
-
-
-def leave_one_out(lengths: np.ndarray) -> Splits:
-    """The last item of each user is for test, the one before for validation, every earlier one but the first trains.
-
-    Users with fewer than three interactions are not tested: all their items train.
-
-    >>> leave_one_out(np.array([4, 2])).split.tolist()
-    ['train', 'valid', 'test', 'train']
-    """
-    targets = np.maximum(lengths - 1, 0)
-    user = np.repeat(np.arange(len(lengths)), targets)
-    end = np.arange(len(user)) - np.repeat(np.cumsum(targets) - targets, targets) + 1
-    left = lengths[user] - end
-    tested = lengths[user] >= MIN_TESTED
-    split = np.where(tested & (left == 1), "test", np.where(tested & (left == 2), "valid", "train"))
-    return Splits(user, end, split)

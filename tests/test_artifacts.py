@@ -16,11 +16,15 @@ from ilrec_cli import artifacts, folders
 from ilrec_cli.errors import UserError
 
 
+def training(users: int) -> dict[str, list[int]]:
+    return {"train_from": [0] * users, "train_to": [1] * users}
+
+
 def make(
     path: Path, users: list[str], parents: dict[str, artifacts.Artifact] | None = None, kind: str = "data"
 ) -> artifacts.Artifact:
     with artifacts.create(path, kind=kind, config={"a": 1}, seed=0, parents=parents or {}) as folder:
-        artifacts.write_table(folder, "users", {"user": range(len(users)), "raw_id": users})
+        artifacts.write_table(folder, "users", {"user": range(len(users)), "raw_id": users, **training(len(users))})
         artifacts.write_json(folder / "card.json", {"n": len(users)})
     return artifacts.read(path, kind)
 
@@ -31,7 +35,7 @@ def test_a_table_comes_back_and_the_digest_depends_on_content_alone(tmp_path: Pa
         make(tmp_path / "b", ["x", "y"]),
         make(tmp_path / "c", ["x", "z"]),
     )
-    assert one.table("users").to_pydict() == {"user": [0, 1], "raw_id": ["x", "y"]}
+    assert one.table("users").select(["user", "raw_id"]).to_pydict() == {"user": [0, 1], "raw_id": ["x", "y"]}
     assert one.digest == two.digest != three.digest
     assert one.json("card.json") == {"n": 2}
     assert json.loads((tmp_path / "a" / "provenance.json").read_text()).keys() >= {"time", "host", "packages"}
@@ -97,7 +101,7 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
         (lambda p: (p / "manifest.json").write_text("{"), "manifest.json is damaged"),
         (lambda p: edit(p, "format", 99), "format 99, this ilrec reads 1 to 1"),
         (lambda p: edit(p, "kind", "ids"), "holds item identifiers, expected preprocessed data"),
-        (lambda p: edit(p, "tables", {"users": 7}), "schema version 7, this ilrec reads 1"),
+        (lambda p: edit(p, "tables", {"users": 7}), "schema version 7, this ilrec reads 2"),
     ],
 )
 def test_what_is_wrong_is_said(damage: Any, message: str, tmp_path: Path) -> None:
@@ -114,7 +118,8 @@ def edit(path: Path, key: str, value: Any) -> None:
 
 def test_a_column_of_another_type_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = make(tmp_path / "data", ["x"])
-    other = {"users": (1, pa.schema({"user": pa.int64(), "raw_id": pa.string()}))}
+    version, schema = artifacts.TABLES["users"]
+    other = {"users": (version, schema.set(0, pa.field("user", pa.int64())))}
     monkeypatch.setattr(artifacts, "TABLES", other)
     with pytest.raises(UserError, match=r"users.parquet: column 'user' is int32, expected int64"):
         found.table("users")
@@ -124,7 +129,7 @@ def test_columns_that_the_schema_does_not_have_are_a_bug(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="expected"):
         artifacts.write_table(tmp_path, "users", {"user": [1]})
     with pytest.raises(pa.ArrowInvalid):
-        artifacts.write_table(tmp_path, "users", {"user": ["one"], "raw_id": ["x"]})
+        artifacts.write_table(tmp_path, "users", {"user": ["one"], "raw_id": ["x"], **training(1)})
 
 
 def test_parents_of_another_version_are_refused_by_name(tmp_path: Path) -> None:

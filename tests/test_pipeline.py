@@ -46,9 +46,10 @@ def test_the_card_counts_what_was_dropped(world: Path) -> None:
 
 def _raw_rows() -> int:
     from ilrec_cli.datasets import synthetic
+    from ilrec_cli.datasets._raw import Reading
     from ilrec_cli.datasets.synthetic import load
 
-    return len(load.load(Path(), "toy", synthetic.Config(users=120))[0])
+    return len(load.load(Path(), "toy", synthetic.Config(users=120), Reading()).interactions)
 
 
 def test_ids_are_numbered_by_sorted_raw_id_and_sequences_are_in_time_order(world: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,8 +37,12 @@ def test_k_core_equals_dropping_one_row_at_a_time(rows: list[tuple[int, int, int
 
 @given(pairs)
 def test_the_last_pass_is_the_core_and_every_pass_drops(rows: list[tuple[int, int, int]]) -> None:
-    sizes = [len(part) for part in sequences.core_passes(table(rows), 3, 3)]
+    passes = list(sequences.core_passes(table(rows), 3, 3))
+    sizes = [counts[2] for _, counts in passes]
     assert sizes == sorted(set(sizes), reverse=True)
+    for kept, counts in passes:
+        left = table(rows) if kept is None else table(rows)[kept]
+        assert counts == (left["user"].n_unique(), left["item"].n_unique(), len(left))
 
 
 @given(pairs)
@@ -58,15 +61,13 @@ def test_ties_in_time_break_by_input_row(rows: list[tuple[int, int, int]]) -> No
     assert ordered["row"].to_list() == expected
 
 
-@given(st.lists(st.integers(0, 6), max_size=8))
-def test_leave_one_out_by_hand(lengths: list[int]) -> None:
-    expected = []
-    for user, length in enumerate(lengths):
-        for end in range(1, length):
-            left = length - 1 - end
-            tested = length >= 3
-            expected.append(
-                (user, end, "test" if tested and left == 0 else "valid" if tested and left == 1 else "train")
-            )
-    found = sequences.leave_one_out(np.array(lengths, dtype=np.int64))
-    assert list(zip(found.user.tolist(), found.end.tolist(), found.split.tolist(), strict=True)) == expected
+@given(pairs, st.sampled_from(["text", "interned", "far apart"]))
+def test_k_core_takes_any_kind_of_id(rows: list[tuple[int, int, int]], kind: str) -> None:
+    plain = table(rows)
+    ids = pl.col("user", "item")
+    other = {
+        "text": plain.with_columns(ids.cast(pl.String) + "x"),
+        "interned": plain.with_columns((ids.cast(pl.String) + "x").cast(pl.Categorical)),
+        "far apart": plain.with_columns(ids * 10**15 - 3),
+    }[kind]
+    assert sequences.k_core(other, 2, 3)["row"].to_list() == sequences.k_core(plain, 2, 3)["row"].to_list()

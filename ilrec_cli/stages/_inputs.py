@@ -14,6 +14,12 @@ from ilrec_cli.histories import Sequences
 from ilrec_cli.schemas import KINDS
 
 
+def flags(config: Any) -> str:
+    """What every next command needs to find the same things: --dataset, and --work where it is not the default."""
+    default = Path("ilrec-work")
+    return f"--dataset {config.dataset}" + ("" if Path(config.work) == default else f" --work {config.work}")
+
+
 def dataset_dir(config: Any) -> Path:
     """WORK/DATASET."""
     return Path(config.work) / folders.plain_name(config.dataset, "--dataset")
@@ -21,11 +27,13 @@ def dataset_dir(config: Any) -> Path:
 
 def read_data(config: Any) -> Artifact:
     """The preprocessed data of the dataset."""
+    if config.data is not None:
+        return artifacts.read(config.data, "data")
     folder = dataset_dir(config) / "data"
     if not artifacts.exists(folder):
         known = sorted(path.parent.name for path in Path(config.work).glob("*/data") if artifacts.exists(path))
         hint = f"{nearest(config.dataset, known)} Datasets in {config.work}: {', '.join(known)}." if known else ""
-        raise UserError(f"no preprocessed data at {folder}.{hint} Run: ilrec preprocess --dataset {config.dataset}")
+        raise UserError(f"no preprocessed data at {folder}.{hint} Run: ilrec preprocess {flags(config)}")
     return artifacts.read(folder, "data")
 
 
@@ -56,7 +64,7 @@ def _select(config: Any, root: Path, selector: str | None, kind: str, plugin_key
     if selector is None:
         names = [name for name in found if not _sanity(found[name], kind)]
         if not names:
-            raise UserError(f"no {what} in {root}. Run: {command} --dataset {config.dataset}")
+            raise UserError(f"no {what} in {root}. Run: {command} {flags(config)}")
         if len(names) > 1:
             raise UserError(f"{what}: {root} holds several: {', '.join(names)}. Choose one with --{kind}")
         return found[names[0]]
@@ -100,7 +108,8 @@ def find_model(config: Any, selector: str | None) -> tuple[Path, str]:
         return _select(config, root / "runs", None, "run", "method"), "run"
     if "/" in selector:
         folder = Path(selector)
-        kind = "cf" if "cf" in (folder.parent.name, folder.parent.parent.name) else "run"
+        inside = folder / "train" if artifacts.exists(folder / "train") else folder
+        kind = "cf" if artifacts.exists(inside) and artifacts.read_manifest(inside)["kind"] == "cf" else "run"
         return pick(root, {}, selector, kind, MADE_BY[kind]), kind
     for kind, paths in found.items():
         made_by = {read_config(path)[MADE_BY[kind]] for path in paths.values()}
@@ -146,24 +155,19 @@ def events(data: Artifact, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return tuple(table[name].to_numpy()[chosen].astype(np.int64) for name in ("event", "user", "end"))
 
 
-def training_lengths(data: Artifact) -> np.ndarray:
-    """How many of each user's first items are for training: up to the last training target; 0 where there is none."""
-    _, user, end = events(data, "train")
-    length = np.zeros(data.json("card.json")["statistics"]["users"], dtype=np.int64)
-    np.maximum.at(length, user, end + 1)
-    return length
+def training_part(data: Artifact) -> tuple[np.ndarray, np.ndarray]:
+    """(from_U, to_U): the places of each user's sequence that are for training."""
+    users = data.table("users")
+    return users["train_from"].to_numpy().astype(np.int64), users["train_to"].to_numpy().astype(np.int64)
 
 
 def training_popularity(data: Artifact) -> np.ndarray:
     """How often each item occurs in the training parts (a user's first item included)."""
     all_ = sequences(data)
-    statistics = data.json("card.json")["statistics"]
+    start, stop = (np.repeat(each, all_.lengths) for each in training_part(data))
     place = np.arange(len(all_.items)) - np.repeat(all_.offsets[:-1], all_.lengths)
-    held_out = np.zeros(len(all_), dtype=np.int64)
-    for split in ("valid", "test"):
-        np.add.at(held_out, events(data, split)[1], 1)
-    training = place < np.repeat(all_.lengths - held_out, all_.lengths)
-    return np.bincount(all_.items[training], minlength=statistics["items"])
+    training = (place >= start) & (place < stop)
+    return np.bincount(all_.items[training], minlength=data.json("card.json")["statistics"]["items"])
 
 
 def draw_users(user_E: np.ndarray, limit: int | None, seed: int) -> np.ndarray:

@@ -177,9 +177,9 @@ def _examples(settings: Train, data: Artifact, items: Catalogue, layout: Layout)
         raise UserError(f"{data.path}: there is no training target (users need at least 4 interactions for one)")
     if settings.targets == "last":
         return Examples.per_target(sequences, user[chosen], end[chosen], max_history, items, layout)
-    length = np.zeros(len(sequences), dtype=np.int64)
-    np.maximum.at(length, user[chosen], end[chosen] + 1)
-    return Examples(sequences, training_windows(sequences, length, max_history), items, layout)
+    start, stop = _inputs.training_part(data)
+    stop = np.where(np.isin(np.arange(len(sequences)), user[chosen]), stop, 0)
+    return Examples(sequences, training_windows(sequences, stop, max_history, start), items, layout)
 
 
 def _validation(

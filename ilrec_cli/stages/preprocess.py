@@ -2,57 +2,69 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
-from ilrec_cli import artifacts, plugins, sequences
+from ilrec_cli import artifacts, plugins, splits
 from ilrec_cli import config as configs
 from ilrec_cli.console import Console
+from ilrec_cli.datasets import _names
+from ilrec_cli.datasets._faults import Faults
+from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
+from ilrec_cli.histories import Sequences, targets
+from ilrec_cli.negatives import candidate_sets
 from ilrec_cli.settings import Preprocess
-from ilrec_cli.stages import _inputs
+from ilrec_cli.stages import _dataset, _inputs, _raw_files
 
 
 def run(config: Preprocess) -> dict[str, Any]:
     """Write WORK/DATASET/data and print its statistics."""
     console = Console.of(config)
     target = _inputs.dataset_dir(config) / "data"
-    raw = config.raw_dir or target.parent / "raw"
-    source = _source(config, raw)
+    raw_dir = config.raw_dir or target.parent / "raw"
+    source = _raw_files.source_of(config, raw_dir, console)
     settings = _resolve(config, source)
-    given = {"seed": config.seed, **config.options} if source.GENERATED else config.options
-    options = configs.build(source.Config, given, f"source '{plugins.short_name(source)}'")
+    options = _options(config, source)
     artifacts.refuse_foreign(target, "data")
-    console.say(f"Reading {plugins.short_name(source)} {'data' if source.GENERATED else f'files in {raw}'}")
-    interactions, items = plugins.part(source, "load").load(raw, config.dataset, options)
-    dropped: dict[str, int] = {}
-    interactions, passes = _filter(interactions, settings, dropped)
-    interactions = _limit(interactions, config)
-    interactions, users, items = _number(interactions, items, dropped)
-    lengths = interactions.group_by("user", maintain_order=True).len()["len"].to_numpy().astype(np.int64)
-    splits = sequences.leave_one_out(lengths)
+    console.say(f"Reading {plugins.short_name(source)} {'data' if source.GENERATED else f'files in {raw_dir}'}")
+    faults = Faults(config.on_error == "skip", config.max_errors)
+    raw = plugins.part(source, "load").load(raw_dir, config.dataset, options, Reading(faults, config.block_mb << 20))
+    if settings["split"] is None:
+        settings["split"] = "given" if "split" in raw.interactions.columns else "leave-one-out"
+    ticks = getattr(source, "TICKS", 1)
+    table, dropped, passes = _dataset.filtered(raw, config, settings, ticks)
+    made = _dataset.numbered(_dataset.limited(table, raw.interactions["user"], config), raw, dropped)
+    split, rule = _dataset.split(made, config, settings, ticks)
     card: dict[str, Any] = {
         "dataset": config.dataset,
         "source": plugins.short_name(source),
         "settings": settings,
         "order": "user, timestamp, input row",
-        "split": "leave-one-out",
+        "split": rule,
+        "ticks_per_second": ticks,
         "max_history": config.max_history,
-        "statistics": _statistics(len(users), len(items), lengths, splits),
-        "dropped": dropped,
+        "statistics": _statistics(made, split),
+        "dropped": {**raw.notes, **dropped} | {"lines that could not be read": len(faults.rejected)},
         "passes": passes,
     }
+    card["published"] = _published(config, card["statistics"])
     recorded = {**configs.as_dict(config, control=False), **settings, "options": configs.as_dict(options)}
     before = artifacts.read_manifest(target)["digest"] if artifacts.exists(target) else None
     with artifacts.create(target, kind="data", config=recorded, seed=config.seed, parents={}) as folder:
-        _write(folder, interactions, users, items, splits)
+        _write(folder, made, split)
+        _write_candidates(folder, made, split, raw, config)
+        if faults.rejected:
+            artifacts.write_text(folder / "rejected.jsonl", "".join(json.dumps(row) + "\n" for row in faults.rejected))
         artifacts.write_json(folder / "card.json", card)
     digest = artifacts.read(target, "data").digest
-    _print(console, card, target)
+    _print(console, card, target, config)
     if before not in (None, digest):
         _warn_dependents(config, digest, console)
     return {"path": str(target), "digest": digest, **card["statistics"]}
@@ -69,118 +81,122 @@ def _warn_dependents(config: Preprocess, digest: str, console: Console) -> None:
         )
 
 
-def _source(config: Preprocess, raw: Path) -> ModuleType:
-    """The plug-in that reads the raw files: the one asked for, or the only one that recognises them."""
-    if config.source != "auto":
-        source = plugins.load("datasets", config.source)
-        if not source.GENERATED and not raw.is_dir():
-            raise UserError(f"{raw}: no such folder. Put there: {source.EXPECTS}; or name another with --raw-dir")
-        return source
-    every = [plugins.load("datasets", name) for name in plugins.names("datasets")]
-    expected = "; or ".join(
-        f"{source.EXPECTS} ({plugins.short_name(source)})" for source in every if not source.GENERATED
-    )
-    if not raw.is_dir():
-        raise UserError(
-            f"unknown dataset '{config.dataset}': there is no folder {raw}. Put raw files there or name their folder "
-            f"with --raw-dir. Expected: {expected}. Without files: --source synthetic"
-        )
-    matches = [source for source in every if not source.GENERATED and source.detect(raw)]
-    if len(matches) != 1:
-        names = ", ".join(map(plugins.short_name, matches)) or "none"
-        raise UserError(f"{raw}: sources that recognise its files: {names}. Expected: {expected}. Choose with --source")
-    return matches[0]
-
-
 def _resolve(config: Preprocess, source: ModuleType) -> dict[str, Any]:
-    """Filter settings, with the source's defaults where none was given."""
+    """Filter settings, with the source's defaults where none was given; the split may still be open."""
     given = {name: getattr(config, name) for name in source.DEFAULTS}
-    return {name: source.DEFAULTS[name] if value is None else value for name, value in given.items()}
+    resolved = {name: source.DEFAULTS[name] if value is None else value for name, value in given.items()}
+    return {**resolved, "split": config.split}
 
 
-def _filter(
-    table: pl.DataFrame, settings: dict[str, Any], dropped: dict[str, int]
-) -> tuple[pl.DataFrame, list[list[int]]]:
-    """Repeats, then the k-core; counts what each drops and refuses an empty rest."""
-    if table.is_empty():
-        raise UserError("the raw files hold no interaction")
-    before = len(table)
-    table = sequences.drop_repeats(table) if settings["repeats"] == "first" else sequences.in_order(table)
-    dropped["repeated interactions"] = before - len(table)
-    passes = list(sequences.core_passes(table, settings["user_k"], settings["item_k"]))
-    counted, table = [list(sequences.counts(each)) for each in passes], passes[-1]
-    dropped["interactions outside the k-core"] = before - dropped["repeated interactions"] - len(table)
-    if table.is_empty():
-        listed = "; ".join(f"{users:,} users, {items:,} items, {rows:,} interactions" for users, items, rows in counted)
-        core = f"user_k {settings['user_k']}, item_k {settings['item_k']}"
-        raise UserError(
-            f"nothing is left after the k-core ({core}). Pass by pass: {listed}. Lower --user-k or --item-k"
-        )
-    return table, counted
+def _options(config: Preprocess, source: ModuleType) -> Any:
+    """The source's options: -o key=value, the command's seed for generated data, column flags for tables."""
+    columns = {name: getattr(config, name) for name in ("user_col", "item_col", "time_col", "rating_col")}
+    named = {name: value for name, value in columns.items() if value is not None}
+    fields = {field.name for field in configs.fields(source.Config)}
+    for name in named:
+        if name not in fields:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{flag}: {plugins.short_name(source)} files have fixed columns. Add --source table to read plain tables"
+            )
+    given = {"seed": config.seed} if source.GENERATED else {}
+    return configs.build(source.Config, {**given, **named, **config.options}, f"source '{plugins.short_name(source)}'")
 
 
-def _limit(table: pl.DataFrame, config: Preprocess) -> pl.DataFrame:
-    if config.limit_users is None:
-        return table
-    users = table["user"].unique().sort()
-    chosen = np.random.default_rng(config.seed).permutation(len(users))[: config.limit_users]
-    return table.filter(pl.col("user").is_in(users.gather(chosen).implode()))
-
-
-def _number(
-    table: pl.DataFrame, items: pl.DataFrame, dropped: dict[str, int]
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Number users and items by sorted raw id, whatever the order of the input; items without interactions go."""
-    user_ids, item_ids = (table[name].unique().sort() for name in ("user", "item"))
-    users = pl.DataFrame({"user": np.arange(len(user_ids), dtype=np.int32), "raw_id": user_ids})
-    numbers = pl.DataFrame({"item": np.arange(len(item_ids), dtype=np.int32), "raw_id": item_ids})
-    dropped["items that no remaining interaction has"] = len(items) - int(
-        items["raw_id"].is_in(item_ids.implode()).sum()
-    )
-    items = numbers.join(items, on="raw_id", how="left", maintain_order="left", validate="1:1")
-    items = items.with_columns(
-        pl.col("source_id").fill_null(pl.col("raw_id")),
-        pl.col("title", "description", "brand").fill_null(""),
-        pl.col("categories").fill_null([]),
-    )
-    table = (
-        table.rename({"user": "raw_user", "item": "raw_item"})
-        .join(users.rename({"raw_id": "raw_user"}), on="raw_user", maintain_order="left")
-        .join(numbers.rename({"raw_id": "raw_item"}), on="raw_item", maintain_order="left")
-    )
-    return sequences.in_order(table), users, items
-
-
-def _statistics(users: int, items: int, lengths: np.ndarray, splits: sequences.Splits) -> dict[str, Any]:
-    split, events = np.unique(splits.split, return_counts=True)
-    count = dict(zip(split.tolist(), events.tolist(), strict=True))
+def _statistics(made: _dataset.Numbered, split: splits.Splits) -> dict[str, Any]:
+    users, items, interactions = len(made.users), len(made.items), len(made.table)
+    count = np.bincount(split.split, minlength=len(splits.NAMES)).tolist()
+    tested = np.unique(split.user[split.split == splits.TEST])
     return {
         "users": users,
         "items": items,
-        "interactions": int(lengths.sum()),
-        "sparsity": 1 - int(lengths.sum()) / (users * items),
-        "mean_length": float(lengths.mean()),
-        "training_targets": count.get("train", 0),
-        "validation_targets": count.get("valid", 0),
-        "test_targets": count.get("test", 0),
-        "users_too_short": int((lengths < sequences.MIN_TESTED).sum()),
+        "interactions": interactions,
+        "sparsity": 1 - interactions / (users * items),
+        "mean_length": interactions / users,
+        "training_targets": count[splits.TRAIN],
+        "validation_targets": count[splits.VALID],
+        "test_targets": count[splits.TEST],
+        "users_without_test": users - len(tested),
     }
 
 
-def _write(
-    folder: Path, table: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame, splits: sequences.Splits
-) -> None:
+def _published(config: Preprocess, statistics: dict[str, Any]) -> dict[str, Any] | None:
+    """The counts that a paper states for a dataset of this name, and whether ours are the same."""
+    known = _names.PUBLISHED.get(_names.category(config.dataset) or "")
+    if known is None:
+        return None
+    figures = {name: getattr(known, name) for name in ("users", "items", "interactions")}
+    return {
+        **figures,
+        "source": known.source,
+        "same": all(statistics[name] == count for name, count in figures.items()),
+    }
+
+
+def _write(folder: Path, made: _dataset.Numbered, split: splits.Splits) -> None:
     columns = ("user", "item", "timestamp", "rating")
-    artifacts.write_table(folder, "interactions", {name: table[name].to_arrow() for name in columns})
-    artifacts.write_table(folder, "users", {name: users[name].to_arrow() for name in users.columns})
-    artifacts.write_table(folder, "items", {name: items[name].to_arrow() for name in items.columns})
-    grouped = table.group_by("user", maintain_order=True).agg(items=pl.col("item"))
-    artifacts.write_table(folder, "sequences", {name: grouped[name].to_arrow() for name in grouped.columns})
-    rows = {"event": np.arange(len(splits.user)), **splits._asdict()}
+    artifacts.write_table(folder, "interactions", {name: made.table[name].to_arrow() for name in columns})
+    people = {name: made.users[name].to_arrow() for name in made.users.columns}
+    artifacts.write_table(folder, "users", {**people, "train_from": split.train_from, "train_to": split.train_to})
+    artifacts.write_table(folder, "items", {name: made.items[name].to_arrow() for name in made.items.columns})
+    offsets = np.concatenate([[0], np.cumsum(made.lengths)]).astype(np.int32)
+    items = pa.ListArray.from_arrays(pa.array(offsets), made.table["item"].to_arrow())
+    artifacts.write_table(folder, "sequences", {"user": np.arange(len(made.users)), "items": items})
+    names = pa.DictionaryArray.from_arrays(pa.array(split.split), pa.array(splits.NAMES)).cast(pa.string())
+    rows = {"event": np.arange(len(split.user)), "user": split.user, "end": split.end, "split": names}
     artifacts.write_table(folder, "splits", rows)
 
 
-def _print(console: Console, card: dict[str, Any], target: Path) -> None:
+def _write_candidates(
+    folder: Path, made: _dataset.Numbered, split: splits.Splits, raw: Raw, config: Preprocess
+) -> None:
+    """Candidate sets of every held-out event: those that the source publishes, or drawn ones."""
+    held_out = np.flatnonzero(split.split != splits.TRAIN)
+    if raw.candidates is not None:
+        events, sets = _published_sets(made, split, raw.candidates)
+    elif config.candidates:
+        sequences = Sequences(
+            made.table["item"].to_numpy().astype(np.int64), np.concatenate([[0], np.cumsum(made.lengths)])
+        )
+        user = split.user[held_out]
+        target = targets(sequences, user, split.end[held_out])
+        rng = np.random.default_rng([config.seed, 1])  # a stream of its own: other draws do not move it
+        try:
+            sets = candidate_sets(sequences, user, target, config.candidates, len(made.items), rng)
+        except ValueError as error:
+            raise UserError(f"--candidates {config.candidates}: {error}") from error
+        events = held_out
+    else:
+        return
+    offsets = np.arange(len(events) + 1, dtype=np.int32) * sets.shape[1]
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(sets.reshape(-1).astype(np.int32)))
+    artifacts.write_table(folder, "candidates", {"event": events, "items": lists})
+
+
+def _published_sets(
+    made: _dataset.Numbered, split: splits.Splits, offered: pl.DataFrame
+) -> tuple[np.ndarray, np.ndarray]:
+    """(events, candidates_EC) as the source gives them, one set for the last event of each of its users."""
+    last = (
+        pl.DataFrame({"user": split.user.astype(np.int32), "event": np.arange(len(split.user))})
+        .group_by("user")
+        .agg(pl.col("event").max())
+    )
+    numbers = made.items.select(pl.col("raw_id").alias("items"), "item")
+    table = (
+        offered.join(made.users, left_on="user", right_on="raw_id", how="inner", maintain_order="left")
+        .select(pl.col("user_right").alias("number"), "items")
+        .join(last, left_on="number", right_on="user", how="inner", maintain_order="left")
+        .sort("event")
+    )
+    long = table.explode("items").join(numbers, on="items", how="left", maintain_order="left")
+    width = table["items"].list.len()
+    if width.n_unique() != 1:
+        raise UserError("the source's candidate lists differ in length; they must all have as many names")
+    return table["event"].to_numpy(), long["item"].to_numpy().reshape(len(table), -1)
+
+
+def _print(console: Console, card: dict[str, Any], target: Path, config: Preprocess) -> None:
     statistics = card["statistics"]
     shown = {
         **statistics,
@@ -191,8 +207,11 @@ def _print(console: Console, card: dict[str, Any], target: Path) -> None:
     for what, count in card["dropped"].items():
         if count:
             console.say(f"dropped: {count:,} {what}")
-    if statistics["users_too_short"]:
-        console.say(
-            f"{statistics['users_too_short']:,} users have fewer than 3 interactions: they train, but are not tested"
-        )
-    console.say(f"\nData: {target}\nNext: ilrec build-ids --dataset {card['dataset']}")
+    if known := card["published"]:
+        verdict = "the same counts" if known["same"] else (
+            f"other counts: {known['users']:,} users, {known['items']:,} items, {known['interactions']:,} interactions"
+        )  # fmt: skip
+        console.say(f"published: {verdict} ({known['source']})")
+    if statistics["users_without_test"]:
+        console.say(f"{statistics['users_without_test']:,} users have no test target ({card['split']['rule']})")
+    console.say(f"\nData: {target}\nNext: ilrec build-ids {_inputs.flags(config)}")

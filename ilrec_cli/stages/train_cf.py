@@ -39,7 +39,7 @@ def run(config: TrainCf) -> dict[str, Any]:
     rows = [[name, split, *(scores[split][metric] for metric in SHOWN)]
             for name, scores in results.items() for split in ("valid", "test")]  # fmt: skip
     console.table(["model", "split", *SHOWN], rows)
-    console.say(f"\nModel: {model.path}\nNext: ilrec train --dataset {config.dataset} --method ilrec")
+    console.say(f"\nModel: {model.path}\nNext: ilrec train {_inputs.flags(config)} --method ilrec")
     return {"path": str(model.path), "name": model.name, **results[config.model]}
 
 
@@ -88,12 +88,12 @@ def _fit_model(
     console: Console,
 ) -> None:
     sequences = _inputs.sequences(data)
-    length = _inputs.training_lengths(data)
+    start, stop = _inputs.training_part(data)
     _, user, end = _inputs.events(data, "valid")
     if config.limit_users is not None:
         chosen = np.random.default_rng(config.seed).permutation(len(sequences))[: config.limit_users]
-        length = np.where(np.isin(np.arange(len(sequences)), chosen), length, 0)
-    windows = training_windows(sequences, length, about.max_history)
+        stop = np.where(np.isin(np.arange(len(sequences)), chosen), stop, 0)
+    windows = training_windows(sequences, stop, about.max_history, start)
     if not len(windows):
         raise UserError(f"{data.path}: there is no training target (users need at least 4 interactions for one)")
     count = sum(parameter.numel() for parameter in model.parameters())

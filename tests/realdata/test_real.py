@@ -52,7 +52,7 @@ def test_instruments_has_the_papers_counts(work: Path, ilrec: Run) -> None:
         assert count in result.out
     statistics = artifacts.read(work / "Instruments" / "data", "data").json("card.json")["statistics"]
     assert statistics["validation_targets"] == statistics["test_targets"] == 24_772
-    assert statistics["users_too_short"] == 0
+    assert statistics["users_without_test"] == 0
     source = json.loads((SHARED / "instruments" / "Instruments.inter.json").read_text())
     items = artifacts.read(work / "Instruments" / "data", "data").table("items")
     numbers = dict(zip(items["item"].to_pylist(), items["source_id"].to_pylist(), strict=True))
