@@ -290,3 +290,99 @@ def test_a_disk_that_fills(command: list[str], tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     assert tree(work) == before, "nothing half-written, nothing lost"
     assert artifacts.read(work / "toy" / "data", "data").digest == digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weight-decay", "nan"], "weight_decay is nan, expected a finite number"),
+        (["--learning-rate", "inf"], "learning_rate is inf, expected a finite number"),
+        (["-o", "beta=inf"], "beta is inf, expected a finite number"),
+        (["--backbone", "tiny-lama"], "unknown backbone 'tiny-lama'; from scratch there are tiny-llama, tiny-qwen2"),
+        (["--n-layers", "1"], "the model has 1 layer; ILRec needs at least 2"),
+        (["--resume", "--name", "nope"], "there is no checkpoint"),
+        (["--method", "sft", "-o", "alpha=1"], "unknown setting 'alpha'. It has none"),
+    ],
+)
+def test_refused_trainings_leave_nothing(arguments: list[str], message: str, own_world: Path, ilrec: Run) -> None:
+    before = tree(own_world)
+    line = ilrec("train", "--dataset", "toy", "--work", own_world, *TINY_LM, "--max-steps", "1", *arguments).one_line()
+    assert message in line
+    assert tree(own_world) == before
+
+
+@pytest.mark.parametrize("flags", [["--seed", "-1"], ["--limit-users", "0"], ["--max-steps", "-1"]])
+def test_the_demo_checks_its_settings_first(flags: list[str], tmp_path: Path, ilrec: Run) -> None:
+    assert "expected at least" in ilrec("demo", "--work", tmp_path / "demo", *flags).one_line()
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"X.item2id": "a\t1\nb\t2\na\t3\n"}, r"X.item2id:3: 'a' is there for the second time"),
+        ({"X.user2id": "U\t0\nV\t0\n"}, r"X.user2id:2: '0' is there for the second time"),
+        (
+            {"X.inter.json": '{"0": [1, 2, 3], "0": [4, 5, 6]}'},
+            r"X.inter.json: not valid JSON (the key '0' is given twice)",
+        ),
+    ],
+)
+def test_ids_that_are_there_twice(files: dict[str, str], message: str, tmp_path: Path, ilrec: Run) -> None:
+    (tmp_path / "X.inter.json").write_text('{"0": [1, 2, 3, 4], "1": [5, 6, 7, 8]}')
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    line = ilrec("preprocess", "--dataset", "X", "--work", tmp_path / "w", "--raw-dir", tmp_path).one_line()
+    assert message in line
+
+
+def test_users_without_items_are_counted(tmp_path: Path, ilrec: Run) -> None:
+    (tmp_path / "X.inter.json").write_text('{"0": [1, 2, 3], "1": []}')
+    done = ilrec("preprocess", "--dataset", "X", "--work", tmp_path / "w", "--raw-dir", tmp_path)
+    assert "dropped: 1 users without any item" in done.out
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("overall", "NaN"),
+        ("overall", "1e999"),
+        ("unixReviewTime", "NaN"),
+        ("unixReviewTime", "99999999999999999999999"),
+    ],
+)
+def test_numbers_that_are_none_are_named_by_line(field: str, value: str, tmp_path: Path, ilrec: Run) -> None:
+    row = {"reviewerID": "u", "asin": "i", "overall": 5, "unixReviewTime": 5}
+    bad = json.dumps(row).replace(f'"{field}": 5', f'"{field}": {value}')
+    (tmp_path / "X.json").write_text(f"{json.dumps(row)}\n{bad}\n")
+    line = ilrec("preprocess", "--dataset", "X", "--work", tmp_path / "w", "--raw-dir", tmp_path).one_line()
+    assert f"X.json:2: field '{field}' is" in line
+
+
+def test_next_commands_name_the_work_folder(own_world: Path, ilrec: Run) -> None:
+    done = ilrec("train-cf", "--dataset", "toy", "--work", own_world, "--model", "popularity")
+    assert f"Next: ilrec train --dataset toy --work {own_world}" in done.out
+    assert (
+        f"Run: ilrec preprocess --dataset no --work {own_world}"
+        in ilrec("train", "--dataset", "no", "--work", own_world).one_line()
+    )
+
+
+def test_data_and_models_can_be_named_by_path(trained: Path, tmp_path: Path, ilrec: Run) -> None:
+    """Also where a dataset is called cf, which is the name of a folder inside."""
+    import shutil
+
+    work = tmp_path / "work"
+    shutil.copytree(trained / "toy", work / "cf")
+    shutil.move(work / "cf" / "data", tmp_path / "data")
+    common = ["--dataset", "cf", "--work", work, "--data", tmp_path / "data"]
+    assert ilrec("recommend", *common, "--run", work / "cf" / "runs" / "sft", "--user", "A00001HOBBY").code == 0
+    assert "no preprocessed data" in ilrec("recommend", *common[:4], "--user", "A00001HOBBY").one_line()
+
+
+def test_a_year_is_a_name_in_yaml(tmp_path: Path, ilrec: Run) -> None:
+    (tmp_path / "c.yaml").write_text(
+        f"dataset: 2018\nsource: synthetic\nwork: {tmp_path / 'w'}\nuser_k: 2\nitem_k: 1\noptions: {{users: 60}}\n"
+    )
+    assert ilrec("preprocess", "--config", tmp_path / "c.yaml").code == 0
+    assert (tmp_path / "w" / "2018" / "data").is_dir()

@@ -155,7 +155,7 @@ def test_data_without_test_users_are_refused_before_training(tmp_path: Path, ilr
     raw.mkdir()
     (raw / "d.inter.json").write_text(json.dumps({str(user): [user, user + 1] for user in range(5)}))
     common = ["--dataset", "d", "--work", tmp_path / "work"]
-    assert "5 users have fewer than 3" in ilrec("preprocess", *common, "--raw-dir", raw).out
+    assert "5 users have no test target" in ilrec("preprocess", *common, "--raw-dir", raw).out
     assert "there is no valid target" in ilrec("train-cf", *common).one_line()
     assert not (tmp_path / "work" / "d" / "cf").exists()
 

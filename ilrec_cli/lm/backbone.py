@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ilrec_cli.errors import UserError
+from ilrec_cli.errors import UserError, nearest
 from ilrec_cli.lm import hub, tokenizer
 
 TINY = ("tiny-llama", "tiny-qwen2")
@@ -49,7 +49,11 @@ class Backbone:
 
 
 def is_tiny(name: str) -> bool:
-    return name in TINY or name.replace("_", "-") in TINY
+    """Whether a backbone is built from scratch; a near miss of such a name is no model of the Hub."""
+    plain = name.replace("_", "-")
+    if plain not in TINY and plain.startswith("tiny") and "/" not in name and not Path(name).is_dir():
+        raise UserError(f"unknown backbone '{name}'; from scratch there are {', '.join(TINY)}.{nearest(plain, TINY)}")
+    return plain in TINY
 
 
 def build_tiny(name: str, size: TinySize, texts: list[str], seed: int) -> Backbone:

@@ -10,7 +10,7 @@ Shapes: B prompts, S prompt tokens, K beams, C children of a node, V vocabulary,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -53,6 +53,10 @@ def beam_search(
     Exactly equal scores are ordered by the lower leaf. Prompts are padded on the left. The checkpoint's own
     generation settings play no part. Hypotheses are kept as `generate` keeps them with `early_stopping=False`.
     """
+    if beams < 1 or normalize not in get_args(Normalize):
+        raise ValueError(
+            f"beams {beams}, normalize '{normalize}': expected beams >= 1 and one of {get_args(Normalize)}"
+        )
     _check_window(model, input_ids_BS.shape[1] + trie.max_depth)
     tree = _TokenTree(model, input_ids_BS, attention_mask_BS)
     rows, device = len(input_ids_BS), input_ids_BS.device

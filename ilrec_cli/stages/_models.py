@@ -50,7 +50,7 @@ def catalogue(ids: Artifact, tokenizer: Any) -> Catalogue:
     if unknown:
         raise UserError(
             f"the model does not have {len(unknown):,} of the tokens of '{ids.name}', such as {unknown[0]}: it was trained "
-            "with other identifiers. Choose its own with --ids, or train with these"
+            "with other identifiers. Train with these, or build its own again"
         )
     return Catalogue.build(tokens, tokenizer)
 

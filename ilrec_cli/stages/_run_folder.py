@@ -27,6 +27,8 @@ def is_finished(train: Path, task: Task) -> bool:
             raise UserError(f"{run} is there already and was not made by ilrec. Move it, or choose another --name")
         if _has_checkpoint(train) and not (task.settings.resume or task.settings.overwrite):
             raise UserError(f"{train} holds an unfinished run. Go on with --resume, or start again with --overwrite")
+        if task.settings.resume and not _has_checkpoint(train):
+            raise UserError(f"--resume: there is no checkpoint in {train / artifacts.SCRATCH}. Start without --resume")
         return False
     if task.settings.overwrite:
         return False

@@ -121,4 +121,4 @@ def _print(console: Console, config: BuildIds, figures: dict[str, Any], target: 
     if figures["colliding_items"]:
         count, paths = figures["colliding_items"], figures["distinct_paths"]
         console.say(f"{count:,} items collide: {figures['items']:,} items have {paths:,} distinct paths")
-    console.say(f"\nIdentifiers: {target}\nNext: ilrec train-cf --dataset {config.dataset}")
+    console.say(f"\nIdentifiers: {target}\nNext: ilrec train-cf {_inputs.flags(config)}")

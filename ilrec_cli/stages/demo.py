@@ -28,8 +28,8 @@ def run(config: Demo, command: Callable[[Sequence[str]], dict[str, Any]]) -> dic
     results = {}
     for arguments in steps(config):
         console.say(f"$ ilrec {shlex.join(arguments)}")
-        quiet = ["--quiet"] if config.quiet else []
-        results[arguments[0]] = command([*arguments, *quiet])
+        how = ["--quiet"] * config.quiet + ["--verbose"] * config.verbose
+        results[arguments[0]] = command([*arguments, *how])
         console.say()
     seconds = time.perf_counter() - started
     page = results["report"]["path"]
@@ -42,8 +42,8 @@ def steps(config: Demo) -> list[list[str]]:
     """The commands, in order."""
     common = ["--dataset", DATASET, "--work", str(config.work)]
     seeded = [*common, "--seed", str(config.seed)]
-    short = ["--max-steps", str(config.max_steps)] if config.max_steps else []
-    few = ["--limit-users", str(config.limit_users)] if config.limit_users else []
+    short = ["--max-steps", str(config.max_steps)] if config.max_steps is not None else []
+    few = ["--limit-users", str(config.limit_users)] if config.limit_users is not None else []
     again, inputs = ["--overwrite"], ["--ids", "text", "--cf", "sasrec"]
     return [
         ["preprocess", *seeded, "--raw-dir", str(config.work / "raw")],

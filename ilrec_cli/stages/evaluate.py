@@ -38,7 +38,7 @@ def run(config: Evaluate) -> dict[str, Any]:
     )
     console.say(f"\n{len(events[0]):,} {config.split} events, full catalogue ranked, seen items not masked")
     console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
-    console.say(f"Next: ilrec report --dataset {config.dataset}")
+    console.say(f"Next: ilrec report {_inputs.flags(config)}")
     return {"events": len(events[0]), "metrics": results}
 
 
@@ -48,13 +48,14 @@ def _chosen(config: Evaluate, data: Artifact, console: Console) -> list[tuple[Pa
         return [_inputs.find_model(config, selector) for selector in config.run]
     every = [(path, kind) for kind, paths in _inputs.models(config).items() for path in paths.values()]
     fitting = [entry for entry in every if artifacts.read_manifest(entry[0])["parents"].get("data") == data.digest]
-    if len(fitting) < len(every):
+    if fitting and len(fitting) < len(every):
         console.warn(
             f"{len(every) - len(fitting)} models were made from another version of the data; they are left out"
         )
     if not fitting:
+        stale = f" ({len(every)} models were made from another version of the data)" if every else ""
         raise UserError(
-            f"nothing to evaluate in {_inputs.dataset_dir(config)}. Run: ilrec train --dataset {config.dataset}"
+            f"nothing to evaluate{stale} in {_inputs.dataset_dir(config)}. Run: ilrec train {_inputs.flags(config)}"
         )
     return fitting
 

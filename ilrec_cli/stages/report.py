@@ -34,7 +34,7 @@ def run(config: Report) -> dict[str, Any]:
     groups = _collect(config, data.digest)
     if not groups:
         raise UserError(
-            f"nothing is evaluated in {_inputs.dataset_dir(config)}. Run: ilrec evaluate --dataset {config.dataset}"
+            f"nothing is evaluated in {_inputs.dataset_dir(config)}. Run: ilrec evaluate {_inputs.flags(config)}"
         )
     for title, rows in reversed(groups.items()):  # the test split last, where the eye is
         console.say(f"{config.dataset}: {title}")
@@ -44,6 +44,8 @@ def run(config: Report) -> dict[str, Any]:
         )
         console.say()
     target = config.output or _inputs.dataset_dir(config) / "report.html"
+    if target.is_dir():
+        raise UserError(f"--output {target} is a folder; name a file in it, such as {target / 'report.html'}")
     page = _page.render(config.dataset, data.json("card.json"), groups, console)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,8 +53,14 @@ def run(config: Report) -> dict[str, Any]:
         raise UserError(f"{target}: the folder cannot be made ({error.strerror}). Choose another --output") from error
     artifacts.write_text(target, page)
     console.say(f"Report: {target}")
-    metrics = {title: {f"{row.name}": row.metrics for row in rows} for title, rows in groups.items()}
+    metrics = {title: {_label(row, rows): row.metrics for row in rows} for title, rows in groups.items()}
     return {"path": str(target), "metrics": metrics}
+
+
+def _label(row: Row, rows: list[Row]) -> str:
+    """The run's name, with its kind and search where the name alone does not tell the rows apart."""
+    alone = sum(other.name == row.name for other in rows) == 1
+    return row.name if alone else f"{row.name} ({row.kind}, {row.search})"
 
 
 def _collect(config: Report, data_digest: str) -> dict[str, list[Row]]:

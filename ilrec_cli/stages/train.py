@@ -29,7 +29,7 @@ def run(config: Train) -> dict[str, Any]:
     name = config.name or f"{config.method}-{configs.fingerprint(task.identity)}-s{config.seed}"
     folder = _inputs.dataset_dir(config) / "runs" / folders.plain_name(name, "--name") / "train"
     if _run_folder.is_finished(folder, task):
-        console.say(f"Already trained: {folder}\nNext: ilrec evaluate --dataset {config.dataset} --run {name}")
+        console.say(f"Already trained: {folder}\nNext: ilrec evaluate {_inputs.flags(config)} --run {name}")
         return {"path": str(folder), "name": name, "trained": False}
     job, accelerator, opened = _job.prepare(task, folder)
     _describe(job, console)
@@ -45,7 +45,7 @@ def run(config: Train) -> dict[str, Any]:
         accelerator.wait_for_everyone()
     console.say(
         f"\nBest validation NDCG@10 {progress.best:.4f} at step {progress.best_step}; {progress.seconds:.0f} s\n"
-        f"Run: {folder}\nNext: ilrec evaluate --dataset {config.dataset} --run {name}"
+        f"Run: {folder}\nNext: ilrec evaluate {_inputs.flags(config)} --run {name}"
     )
     return {"path": str(folder), "name": name, "trained": True, "best_valid_ndcg@10": progress.best,
             "best_step": progress.best_step, "steps": progress.step, "seconds": progress.seconds}  # fmt: skip

@@ -219,3 +219,11 @@ def test_expand_against_a_loop() -> None:
             members = [item for item in range(40) if trie.leaf_of(torch.tensor([item])).item() == node]
             expected += sorted(members, key=lambda item: (-popularity[item].item(), item))
         assert row == (expected + [-1] * 12)[:12]
+
+
+def test_searches_that_make_no_sense_are_refused() -> None:
+    trie = ItemTrie.build([[5, 7, 1], [6, 1]])
+    ids = torch.tensor([[3, 4]])
+    for wrong in ({"beams": 0}, {"beams": 2, "normalize": "all"}):
+        with pytest.raises(ValueError, match="expected beams >= 1 and one of"):
+            beam_search(llama(), ids, torch.ones_like(ids), trie, **wrong)

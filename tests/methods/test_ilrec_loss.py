@@ -299,3 +299,13 @@ def test_half_precision_logits_are_lifted_first() -> None:
     high = ilrec_terms(world.final.bfloat16().float(), world.inner.bfloat16().float(), world.target, config=DEFAULT)
     assert low.cpo.dtype == torch.float32
     assert torch.equal(low.cpo, high.cpo)
+
+
+def test_an_ensemble_of_no_layers_is_refused_and_constant_layers_share_alike() -> None:
+    final, target = torch.randn(3, 6), torch.tensor([0, 1, 2])
+    with pytest.raises(ValueError, match="at least one layer"):
+        ilrec_terms(final, torch.zeros(0, 3, 6), target, config=Config())
+    ilrec_terms(final, torch.zeros(0, 3, 6), target, config=Config(beta=0, mu_crr=0))
+    flat = torch.ones(2, 3, 6)
+    terms = ilrec_terms(final, flat, target, config=Config(ensemble="variance"))
+    assert terms.stats["negatives"][0] == 3 * 5, "every other token is as likely as the target"

@@ -17,6 +17,8 @@ def resolve_layers(spec: str, n_layers: int, seed: int = 0) -> tuple[int, ...]:
     layers = tuple(sorted(n_layers + offset for offset in offsets))
     if not layers or len(set(layers)) < len(layers):
         raise UserError(f"layers = {spec}: expected distinct layers, got offsets {offsets}")
+    if n_layers < 2:
+        raise UserError("the model has 1 layer; ILRec needs at least 2: the last one, and one below it")
     if layers[0] < 1 or layers[-1] > n_layers - 1:
         raise UserError(
             f"layers = {spec}: the model has {n_layers} layers, so offsets lie between -1 and -{n_layers - 1}; "

@@ -58,6 +58,8 @@ def ilrec_terms(
 
 def ensemble(inner_KNV: Tensor, config: Config) -> Tensor:
     """P-hat (eq. 3): the mean of the candidate layers' logits, or weighted per position (Table 10; forms are ours)."""
+    if not len(inner_KNV) and (config.beta > 0 or config.mu_crr > 0):
+        raise ValueError("negatives_from = ensemble needs at least one layer below the last")
     if config.ensemble == "mean":
         return inner_KNV.mean(0)
     log_prob_KNV = inner_KNV.log_softmax(-1)
@@ -68,6 +70,7 @@ def ensemble(inner_KNV: Tensor, config: Config) -> Tensor:
         share_KN = (-entropy_KN).softmax(0)
     else:
         share_KN = inner_KNV.var(-1, correction=0)
+    share_KN = share_KN + torch.finfo(share_KN.dtype).tiny  # layers of constant logits share alike
     share_KN = share_KN / share_KN.sum(0)
     return (share_KN[:, :, None] * inner_KNV).sum(0)
 
