@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -14,7 +15,8 @@ from conftest import TINY_LM
 
 from ilrec_cli import artifacts
 
-KILLS = int(os.environ.get("ILREC_SOAK_KILLS", "25"))
+LOG = Path(__file__).parents[2] / "benchmarks" / "results" / "soak-kills.json"
+KILLS = int(os.environ.get("ILREC_SOAK_KILLS", "200"))
 SETTINGS = [*TINY_LM, "--epochs", "9", "--max-steps", "60", "--save-every", "1"]
 
 
@@ -51,5 +53,5 @@ def test_killed_again_and_again_a_run_ends_with_the_same_bits(own_world: Path) -
         if artifacts.exists(train):
             assert artifacts.read(train, "run").digest == wanted, f"after {kills} kills"
             finished += 1
-    print(f"{kills} kills, {finished} runs finished, each with the digest of the uninterrupted run")
     assert finished > 0
+    LOG.write_text(json.dumps({"kills": kills, "runs_finished_with_the_same_digest": finished}, indent=1) + "\n")
