@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import numpy as np
+
 from ilrec_cli.datasets import _files
 from ilrec_cli.errors import UserError
 
-BLOCK_MB = 32
+BLOCK_MB = 8  # fits what the allocator keeps; larger ones are slower
+NEWLINE = 10
+PIECE = 1 << 20  # bytes of one read
 LONGEST_LINE = 1 << 30  # bytes; a longer one is no line of a log
 
 
@@ -39,7 +43,7 @@ def blocks(path: Path, size: int = BLOCK_MB << 20, *, quoted: bool = False) -> I
                     _files.refuse_unreadable(path, found)
                 raise found
             yield Block(first, found)
-            first += found.count(b"\n")
+            first += _count_lines(found)
     finally:
         stop.set()
         while worker.is_alive():  # it may wait for room in the queue
@@ -62,27 +66,36 @@ def _produce(
 
 
 def _whole_lines(path: Path, file: IO[bytes], size: int, quoted: bool) -> Iterator[bytes]:
-    rest, start = b"", True
-    while data := file.read(size):
+    pieces: list[bytes] = []
+    there, quotes, start = 0, 0, True
+    while data := file.read(min(PIECE, size)):  # small reads: large ones move what they have again and again
         if start:
             data, start = data.removeprefix(_files.BOM), False
-        data = rest + data
-        cut = _last_end(data, quoted)
+        cut = _last_end(data, quotes if quoted else None) if there + len(data) >= size else 0
         if cut:
-            yield data[:cut]
-        rest = data[cut:]
-        if len(rest) > LONGEST_LINE:
+            yield b"".join([*pieces, data[:cut]])
+            pieces, there, quotes, data = [], 0, 0, data[cut:]
+        elif there > LONGEST_LINE:
             raise UserError(f"{path}: a line is longer than {LONGEST_LINE >> 20} MiB; this is no file of lines")
-    if rest:
-        yield rest
+        pieces.append(data)
+        there += len(data)
+        quotes += data.count(b'"') if quoted else 0
+    if there:
+        yield b"".join(pieces)
 
 
-def _last_end(data: bytes, quoted: bool) -> int:
-    """Where the last whole line of some data ends; 0 if there is none."""
+def _last_end(data: bytes, quotes: int | None) -> int:
+    """Where the last whole line of a piece ends, after so many quotes before it; 0 if none ends in it."""
     cut = data.rfind(b"\n") + 1
-    if quoted and data.count(b'"', 0, cut) % 2:  # the last quote opens a value that goes on after the cut
-        cut = data.rfind(b"\n", 0, data.rfind(b'"', 0, cut)) + 1
-    return cut
+    if quotes is None or (quotes + data.count(b'"', 0, cut)) % 2 == 0:
+        return cut
+    # The last quote opens a value that goes on after the cut: look before it.
+    cut = data.rfind(b"\n", 0, max(data.rfind(b'"', 0, cut), 0)) + 1
+    return cut if (quotes + data.count(b'"', 0, cut)) % 2 == 0 else 0
+
+
+def _count_lines(data: bytes) -> int:
+    return int(np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == NEWLINE))
 
 
 def _drain(ready: queue.Queue[bytes | BaseException | None]) -> None:

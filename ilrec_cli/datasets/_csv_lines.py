@@ -11,11 +11,16 @@ from typing import Any, NamedTuple
 import polars as pl
 from polars.exceptions import PolarsError
 
-from ilrec_cli.datasets import _blocks
+from ilrec_cli.datasets import _blocks, _times
 from ilrec_cli.datasets._faults import Faults
+from ilrec_cli.errors import UserError
 
-NAMES: dict[Any, str] = {pl.String: "text", pl.Int64: "a whole number", pl.Float64: "a number"}
-LARGEST = 2**63  # of any number: times are stored as 64-bit numbers
+NAMES: dict[Any, str] = {
+    pl.String: "text",
+    pl.Int64: "a whole number",
+    pl.Float64: "a number",
+    _times.KIND: "a number or a date",
+}
 csv.field_size_limit(1 << 30)
 
 
@@ -30,56 +35,75 @@ class Format(NamedTuple):
 
 
 def tables(path: Path, about: Format, faults: Faults, *, size: int) -> Iterator[pl.DataFrame]:
-    """One table a block, with all columns; lines of another width or with a misfit required value are faults."""
+    """One table a block, with all columns. Lines with too many values or without a required one are faults."""
     for block in _blocks.blocks(path, size, quoted=about.quoted):
-        data, first = block.data, block.first
-        if about.header and first == 1:
-            cut = data.find(b"\n") + 1
-            data, first = (data[cut:], 2) if cut else (b"", 2)
+        data, first = _body(block, about)
         if data.strip():
-            table = _fast(data, about)
-            yield _slow(path, data, first, about, faults) if table is None else table
+            found = _fast(data, about)
+            yield _slow(path, data, first, about, faults) if found is None else found
 
 
 def table(path: Path, about: Format, faults: Faults, *, size: int) -> pl.DataFrame:
-    """The whole file as one table."""
-    return pl.concat([pl.DataFrame(schema=dict(about.columns)), *tables(path, about, faults, size=size)])
-
-
-def _fast(data: bytes, about: Format) -> pl.DataFrame | None:
-    """The block's table, None if anything in it needs a closer look."""
-    try:
-        table = pl.read_csv(
-            io.BytesIO(data), has_header=False, schema=dict(about.columns), separator=about.separator,
-            quote_char='"' if about.quoted else None, truncate_ragged_lines=False,
-        )  # fmt: skip
-    except (PolarsError, pl.exceptions.PanicException):
-        return None
-    if any(table[name].null_count() or (kind == pl.String and (table[name] == "").any())
-           for name, kind in about.columns.items() if name in about.required):  # fmt: skip
-        return None
-    numbers = [name for name, kind in about.columns.items() if kind == pl.Float64]
-    return table if all((table[name].is_finite() & (table[name].abs() < LARGEST)).all() for name in numbers) else None
+    """The whole file as one table, for files without times."""
+    return pl.concat([pl.DataFrame(schema=_times.stored(about.columns)), *tables(path, about, faults, size=size)])
 
 
 def rows(path: Path, about: Format, faults: Faults, *, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, values by column) of every line, for sources whose values need a closer look; slow."""
     for block in _blocks.blocks(path, size, quoted=about.quoted):
-        for line, values in _lines(path, block.data, block.first, about, faults):
-            if not (about.header and line == 1):
-                yield line, dict(zip(about.columns, values, strict=True))
+        data, first = _body(block, about)
+        for line, values in _lines(path, data, first, about, faults):
+            yield line, dict(zip(about.columns, values, strict=True))
+
+
+def rows_of(text: str, separator: str) -> list[list[str]]:
+    """The values of a few lines, for headers."""
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+
+
+def _body(block: _blocks.Block, about: Format) -> tuple[bytes, int]:
+    """The block without the file's header, and the number of its first line."""
+    if not (about.header and block.first == 1):
+        return block.data, block.first
+    cut = block.data.find(b"\n") + 1
+    return (block.data[cut:], 2) if cut else (b"", 2)
+
+
+def _fast(data: bytes, about: Format) -> pl.DataFrame | None:
+    """The block's table, None if anything in it needs a closer look."""
+    try:
+        found = pl.read_csv(
+            io.BytesIO(data), has_header=False, schema=_times.stored(about.columns), separator=about.separator,
+            quote_char='"' if about.quoted else None, truncate_ragged_lines=False,
+        )  # fmt: skip
+    except (PolarsError, pl.exceptions.PanicException):
+        return None
+    for name, kind in about.columns.items():
+        if kind is _times.KIND:
+            found = found.with_columns(_times.parsed(found[name]).alias(name))
+        values = found[name]
+        if name in about.required and (values.null_count() or (kind == pl.String and (values == "").any())):
+            return None
+        if kind == pl.Float64 and not (values.is_finite() & (values.abs() < _times.LARGEST)).all():
+            return None
+    return found
 
 
 def _slow(path: Path, data: bytes, first: int, about: Format, faults: Faults) -> pl.DataFrame:
     found = [values for _, values in _lines(path, data, first, about, faults)]
-    return pl.DataFrame(found, schema=dict(about.columns), orient="row")
+    columns: dict[str, Any] = {}
+    for place, (name, kind) in enumerate(about.columns.items()):
+        values = [row[place] for row in found]
+        columns[name] = (
+            _times.column(values).alias(name) if kind is _times.KIND else pl.Series(name, values, dtype=kind)
+        )
+    return pl.DataFrame(columns)
 
 
 def _lines(path: Path, data: bytes, first: int, about: Format, faults: Faults) -> Iterator[tuple[int, list[Any]]]:
-    text = io.StringIO(data.decode("utf-8", errors="replace"), newline="")
-    reader = csv.reader(
-        text, delimiter=about.separator, quoting=csv.QUOTE_MINIMAL if about.quoted else csv.QUOTE_NONE, strict=True
-    )
+    text = io.StringIO(data.decode("utf-8", errors="surrogateescape"), newline="")
+    quoting = csv.QUOTE_MINIMAL if about.quoted else csv.QUOTE_NONE
+    reader = csv.reader(text, delimiter=about.separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
     while True:
         line = first + reader.line_num
         try:
@@ -87,21 +111,29 @@ def _lines(path: Path, data: bytes, first: int, about: Format, faults: Faults) -
         except StopIteration:
             return
         except csv.Error as error:
+            if "unexpected end of data" in str(error):  # everything up to the end is inside the quotes: not one line
+                raise UserError(f'{path}:{line}: a quote (") is opened in this line and never closed') from error
             faults.report(path, line, f"not a line of values ({error})")
             continue
         if any(part.strip() for part in parts):
             found = _row(parts, about)
             if isinstance(found, str):
-                faults.report(path, line, found, about.separator.join(parts))
+                shown = about.separator.join(parts)
+                faults.report(path, line, found, shown.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
             else:
                 yield line, found
 
 
 def _row(parts: list[str], about: Format) -> list[Any] | str:
-    if len(parts) != len(about.columns):
+    """The typed values of a line, missing ones at its end as nothing; or what is wrong with it."""
+    missing = len(about.columns) - len(parts)
+    late = set(list(about.columns)[len(parts) :]) if missing > 0 else set()
+    if missing < 0 or late & set(about.required):
         return f"{len(parts)} values, expected {len(about.columns)} ({', '.join(about.columns)})"
     values: list[Any] = []
-    for (name, kind), text in zip(about.columns.items(), parts, strict=True):
+    for (name, kind), text in zip(about.columns.items(), [*parts, *[""] * missing], strict=True):
+        if not text.isascii() and text.encode("utf-8", "surrogateescape") != text.encode("utf-8", "replace"):
+            return f"column '{name}' is not valid UTF-8"
         value = _value(text, kind)
         if value is None and (name in about.required or text.strip()):
             return f"column '{name}' is {text[:60]!r}, expected {NAMES[kind]}"
@@ -112,14 +144,11 @@ def _row(parts: list[str], about: Format) -> list[Any] | str:
 def _value(text: str, kind: Any) -> Any:
     """The value that a text spells, None if it spells none."""
     if kind == pl.String:
-        return text.replace("\x00", "") or None
+        return text or None
+    if kind is _times.KIND:
+        return _times.one(text)
     try:
         value = int(text) if kind == pl.Int64 else float(text)
     except ValueError:
         return None
-    return value if abs(value) < LARGEST else None  # false for NaN too
-
-
-def rows_of(text: str, separator: str) -> list[list[str]]:
-    """The values of a few lines, for headers."""
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    return value if abs(value) < _times.LARGEST else None  # false for NaN too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -32,9 +33,9 @@ def open_bytes(path: Path) -> IO[bytes]:
     if kind == "bzip2":
         return bz2.open(path, "rb")
     if kind == "zstandard":
-        import zstandard
+        from ilrec_cli.datasets._zstd import Reader
 
-        return cast(IO[bytes], zstandard.open(path, "rb"))
+        return cast(IO[bytes], io.BufferedReader(Reader(path), 1 << 20))
     return path.open("rb")
 
 

@@ -1,16 +1,18 @@
-"""What every source returns: interactions with fixed columns, items with text, and a fixed split where it has one.
+"""What every source gets and returns: how to read, interactions with fixed columns, items with plain text.
 
 User and item ids are interned while they are read (polars categoricals), so a log costs four bytes an id.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from ilrec_cli.datasets import _text, _times
 from ilrec_cli.datasets._blocks import BLOCK_MB
 from ilrec_cli.datasets._faults import Faults
 
@@ -23,21 +25,35 @@ ITEMS: dict[str, Any] = {"raw_id": pl.String, "source_id": pl.String, "title": p
 class Raw(NamedTuple):
     """`interactions` may have a column `split` ("train", "valid", "test", or null: shown as history only).
 
-    `notes` counts what the source left out. `candidates` (test event's user, candidate item ids) come from sources that publish them.
+    `ticks` are the timestamps' units a second, None where they are no times but places in a sequence. `candidates`
+    (test event's user, candidate item ids) come from sources that publish them.
     """
 
     interactions: pl.DataFrame
     items: pl.DataFrame
+    ticks: int | None = 1
     candidates: pl.DataFrame | None = None
-    notes: dict[str, int] = {}  # noqa: RUF012 - of a NamedTuple, never changed
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How raw files are read: what becomes of bad lines, and how much is in memory at a time."""
+    """How raw files are read: bad lines, memory, text; `counts` are of what the source left out or changed."""
 
     faults: Faults = field(default_factory=Faults)
     block: int = BLOCK_MB << 20  # bytes of decompressed text
+    clean: bool = True
+    max_text: int | None = None  # characters
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def text(self, value: Any) -> str:
+        """One line of text: plain if asked for, not longer than asked for."""
+        found = _text.plain(value) if self.clean else _text.joined(value)
+        if isinstance(value, str) and found != value:
+            self.counts["texts made plain"] += 1
+        if self.max_text is not None and len(found) > self.max_text:
+            self.counts["texts cut to --max-text"] += 1
+            return found[: self.max_text].rstrip()
+        return found
 
 
 def interned(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -47,19 +63,46 @@ def interned(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
     if not parts:
         empty = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64, "rating": pl.Float32}
         parts = [_typed(pl.DataFrame(schema=empty), users, items)]
-    return pl.concat(parts, rechunk=True).with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64))
+    return pl.concat(_times.alike(parts), rechunk=True).with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64))
 
 
-def without_text(raw_ids: pl.Series, items: pl.DataFrame | None = None) -> pl.DataFrame:
-    """One row for every interned id, joined with what is known of it; nulls where nothing is."""
-    known = pl.DataFrame(schema=ITEMS) if items is None else items
-    ids = pl.DataFrame({"raw_id": raw_ids.unique(maintain_order=True).cast(pl.String)})
-    return ids.join(known, on="raw_id", how="left", maintain_order="left", validate="1:1").select(*ITEMS)
+def nameless(raw_ids: pl.Series) -> pl.DataFrame:
+    """Items of which nothing but the id is known."""
+    ids = raw_ids.unique(maintain_order=True).cast(pl.String)
+    return pl.DataFrame({"raw_id": ids}, schema_overrides=ITEMS).select(
+        *(pl.col(name) if name == "raw_id" else pl.lit(None, dtype=kind).alias(name) for name, kind in ITEMS.items())
+    )
+
+
+def described(table: pl.DataFrame, columns: dict[str, str], wanted: pl.Series, reading: Reading) -> pl.DataFrame:
+    """One row for every interned id of `wanted`, with the text that `table` has of it.
+
+    `columns` says which of the table's columns holds raw_id, title, description, brand, categories, source_id. The
+    first row of an item counts; others, and items that nobody interacted with, are counted and left out.
+    """
+    ids = pl.DataFrame({"raw_id": wanted.unique(maintain_order=True).cast(pl.String)})
+    known = table.filter(pl.col(columns["raw_id"]).is_in(ids["raw_id"].implode()))
+    reading.counts["descriptions of items without interactions"] += len(table) - len(known)
+    once = known.unique(columns["raw_id"], keep="first", maintain_order=True)
+    reading.counts["repeated descriptions of an item"] += len(known) - len(once)
+    return ids.join(
+        plain_items(once, columns, reading), on="raw_id", how="left", maintain_order="left", validate="1:1"
+    ).select(*ITEMS)
+
+
+def plain_items(table: Any, columns: dict[str, str], reading: Reading) -> pl.DataFrame:
+    """The columns of ITEMS from a table (or a dict of columns) with one row an item."""
+    ids = table[columns["raw_id"]]
+    made: dict[str, Any] = {"raw_id": ids, "source_id": table[columns["source_id"]] if "source_id" in columns else ids}
+    for name in ("title", "description", "brand"):
+        made[name] = [reading.text(value) for value in table[columns[name]]] if name in columns else [""] * len(ids)
+    lists = table[columns["categories"]] if "categories" in columns else [None] * len(ids)
+    made["categories"] = [[text for text in map(reading.text, _text.parts(value)) if text] for value in lists]
+    return pl.DataFrame(made, schema=ITEMS)
 
 
 def _typed(table: pl.DataFrame, users: Any, items: Any) -> pl.DataFrame:
     others = [name for name in table.columns if name not in INTERACTIONS]
     return table.select(
-        pl.col("user").cast(users), pl.col("item").cast(items), pl.col("timestamp").cast(pl.Int64),
-        pl.col("rating").cast(pl.Float32), *others,
-    )  # fmt: skip
+        pl.col("user").cast(users), pl.col("item").cast(items), "timestamp", pl.col("rating").cast(pl.Float32), *others
+    )

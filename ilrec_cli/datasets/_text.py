@@ -29,13 +29,18 @@ def plain(value: Any) -> str:
     return SPACES.sub(" ", CONTROL.sub(" ", text)).strip()
 
 
-def words(value: Any) -> list[str]:
-    """A list of plain texts from a list or a comma-separated string; without empty entries."""
+def joined(value: Any) -> str:
+    """The text as it is; the parts of a list with spaces between."""
+    if isinstance(value, list | tuple):
+        return " ".join(str(part) for part in value if part is not None)
+    return "" if value is None else str(value)
+
+
+def parts(value: Any) -> list[Any]:
+    """The entries of a list, of a list written as a string, or of a comma-separated string."""
     if isinstance(value, str):
         value = unquote_list(value)
-    if isinstance(value, str):
-        value = value.split(",")
-    return [text for text in (plain(part) for part in value or []) if text]
+    return value.split(",") if isinstance(value, str) else list(value or [])
 
 
 def unquote_list(text: str) -> Any:
