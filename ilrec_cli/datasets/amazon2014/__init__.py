@@ -8,23 +8,16 @@ never executed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from ilrec_cli.datasets import _files
+from ilrec_cli.datasets import _amazon, _files
+from ilrec_cli.datasets._amazon import DEFAULTS as DEFAULTS
+from ilrec_cli.datasets._amazon import Config as Config
 
-DEFAULTS = {"user_k": 5, "item_k": 5, "repeats": "first"}
 EXPECTS = "reviews_<Name>.json.gz and, for item text, meta_<Name>.json.gz"
 GENERATED = False
 # The data's pages: https://snap.stanford.edu/data/web-Amazon-links.html, https://jmcauley.ucsd.edu/data/amazon/
 HOST = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    reviews: Annotated[Path | None, "the review file, where the folder holds several"] = None
-    metadata: Annotated[Path | None, "the metadata file, where the folder holds several"] = None
 
 
 def detect(folder: Path) -> bool:
@@ -33,18 +26,18 @@ def detect(folder: Path) -> bool:
 
 
 def review_files(folder: Path) -> list[Path]:
-    """Files named reviews_*, and others whose first line has the votes field of this edition."""
-    return [path for path in _files.files(folder, ".json") if path.name.startswith("reviews_") or _has_votes(path)]
+    """Review lines in files named reviews_*, and those that have the votes field of this edition."""
+    found = _amazon.review_files(
+        folder, ".json", lambda first: "reviewerID" in first or ("asin" in first and "title" not in first), "reviews_"
+    )
+    return [
+        path for path in found if path.name.startswith("reviews_") or "helpful" in (_files.first_object(path) or {})
+    ]
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    """Files named like metadata."""
-    return [path for path in _files.files(folder, ".json") if path.name.startswith("meta_")]
-
-
-def _has_votes(path: Path) -> bool:
-    first = _files.first_object(path) or {}
-    return {"reviewerID", "helpful"} <= set(first)
+    """Files of item descriptions."""
+    return _amazon.metadata_files(folder, ".json", review_files(folder))
 
 
 def remotes(category: str) -> list[tuple[str, tuple[str, ...]]]:

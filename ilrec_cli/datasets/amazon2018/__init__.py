@@ -8,14 +8,12 @@ gzip, bzip2 or zstandard, told apart by content.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from ilrec_cli.datasets import _files
+from ilrec_cli.datasets import _amazon, _files
+from ilrec_cli.datasets._amazon import DEFAULTS as DEFAULTS
+from ilrec_cli.datasets._amazon import Config as Config
 
-# As LC-Rec prepares this data (arXiv 2311.09049): the first of repeated purchases, iterative 5-core.
-DEFAULTS = {"user_k": 5, "item_k": 5, "repeats": "first"}
 EXPECTS = (
     "<Name>.json.gz (review lines) or <Name>.csv (item, user, rating, time) and, for item text, meta_<Name>.json.gz"
 )
@@ -24,20 +22,19 @@ GENERATED = False
 HOSTS = ("https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2", "https://jmcauley.ucsd.edu/data/amazon_v2")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    reviews: Annotated[Path | None, "the review or ratings file, where the folder holds several"] = None
-    metadata: Annotated[Path | None, "the metadata file, where the folder holds several"] = None
-
-
 def detect(folder: Path) -> bool:
     """Whether the folder holds review lines or ratings of this edition."""
     return bool(review_files(folder) or rating_files(folder))
 
 
 def review_files(folder: Path) -> list[Path]:
-    """Files whose first line is a review; where it cannot be read, the name decides, so that the reader can name it."""
-    return [path for path in _candidates(folder) if _is(path, {"reviewerID"}, _named_like_reviews(path))]
+    """Files of review lines without the votes field of the edition of 2014."""
+    found = _amazon.review_files(
+        folder,
+        ".json",
+        lambda first: ("reviewerID" in first or ("asin" in first and "title" not in first)) and "helpful" not in first,
+    )
+    return [path for path in found if not path.name.startswith("reviews_")]
 
 
 def rating_files(folder: Path) -> list[Path]:
@@ -53,26 +50,8 @@ def is_ratings(path: Path) -> bool:
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    """Files whose first line describes an item, or that are named like it."""
-    reviews = review_files(folder)
-    described = [path for path in _candidates(folder) if _is(path, {"asin", "title"}, path.name.startswith("meta_"))]
-    return [path for path in described if path not in reviews]
-
-
-def _candidates(folder: Path) -> list[Path]:
-    others = (".inter.json", ".item.json", ".index.json")  # of LC-Rec
-    return [path for path in _files.files(folder, ".json") if not path.name.endswith(others)]
-
-
-def _named_like_reviews(path: Path) -> bool:
-    return not path.name.startswith(("meta_", "reviews_"))  # the latter are the edition of 2014
-
-
-def _is(path: Path, keys: set[str], named_so: bool) -> bool:
-    first = _files.first_object(path)
-    if first is None:
-        return named_so and not _files.first_line(path).startswith("[")
-    return "helpful" not in first and (keys <= set(first) or (named_so and "asin" in first))
+    """Files of item descriptions."""
+    return _amazon.metadata_files(folder, ".json", review_files(folder))
 
 
 def remotes(category: str) -> list[tuple[str, tuple[str, ...]]]:

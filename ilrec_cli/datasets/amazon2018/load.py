@@ -8,7 +8,6 @@ import polars as pl
 
 from ilrec_cli.datasets import _csv_lines, _files, _raw, _reviews, amazon2018
 from ilrec_cli.datasets._raw import Raw, Reading
-from ilrec_cli.errors import UserError
 
 REVIEW = {"user": "reviewerID", "item": "asin", "timestamp": "unixReviewTime", "rating": "overall"}
 METADATA = {
@@ -22,15 +21,11 @@ RATINGS = {"item": pl.String, "user": pl.String, "rating": pl.Float64, "timestam
 
 
 def load(folder: Path, dataset: str, config: amazon2018.Config, reading: Reading) -> Raw:
-    """Interactions by reviewer and ASIN; items without metadata have no text."""
-    reviews = config.reviews or _files.named(amazon2018.review_files(folder), folder, dataset, "reviews")
-    ratings = None if reviews else _files.named(amazon2018.rating_files(folder), folder, dataset, "reviews")
-    metadata = config.metadata or _files.named(amazon2018.metadata_files(folder), folder, dataset, "metadata")
-    if reviews is not None and not amazon2018.is_ratings(reviews):
-        interactions = _reviews.interactions(reviews, REVIEW, reading)
-    elif found := reviews or ratings:
+    """Interactions by reviewer and ASIN; review lines are preferred where both are there."""
+    ratings = config.reviews or _files.named(amazon2018.rating_files(folder), folder, dataset, "reviews")
+    if ratings and amazon2018.is_ratings(ratings) and (config.reviews or not amazon2018.review_files(folder)):
         format_ = _csv_lines.Format(",", RATINGS, tuple(RATINGS))
-        interactions = _raw.interned(_csv_lines.tables(found, format_, reading.faults, size=reading.block))
+        found = _raw.interned(_csv_lines.tables(ratings, format_, reading.faults, size=reading.block))
     else:
-        raise UserError(f"{folder}: no review file found; expected {amazon2018.EXPECTS}")
-    return Raw(interactions, _reviews.items(metadata, METADATA, interactions["item"], reading))
+        found = _reviews.interactions(_reviews.reviews_file(amazon2018, folder, dataset, config), REVIEW, reading)
+    return Raw(found, _reviews.items(amazon2018, folder, dataset, config, METADATA, found["item"], reading))

@@ -7,13 +7,12 @@ parent_asin, title, description, store, categories. Variants of a product share 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from ilrec_cli.datasets import _files
+from ilrec_cli.datasets import _amazon, _files
+from ilrec_cli.datasets._amazon import DEFAULTS as DEFAULTS
+from ilrec_cli.datasets._amazon import Config as Config
 
-DEFAULTS = {"user_k": 5, "item_k": 5, "repeats": "first"}
 EXPECTS = "<Name>.jsonl.gz (review lines) and, for item text, meta_<Name>.jsonl.gz"
 GENERATED = False
 # The data's page: https://amazon-reviews-2023.github.io; the second host is the lab's older one.
@@ -21,38 +20,22 @@ HOSTS = (
     "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw",
     "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_2023/raw",
 )
-TICKS = 1000  # of `timestamp`, a second
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    reviews: Annotated[Path | None, "the review file, where the folder holds several"] = None
-    metadata: Annotated[Path | None, "the metadata file, where the folder holds several"] = None
 
 
 def detect(folder: Path) -> bool:
     """Whether the folder holds review lines of this edition."""
-    return bool(review_files(folder))
+    # A first line that cannot be read could be that of any table; the reader names it once the source is chosen.
+    return any(_files.first_object(path) is not None for path in review_files(folder))
 
 
 def review_files(folder: Path) -> list[Path]:
-    """Files whose first line is a review."""
-    return [
-        path
-        for path in _files.files(folder, ".jsonl")
-        if {"user_id", "parent_asin"} <= set(_files.first_object(path) or {})
-    ]
+    """Files whose first line is a review, or cannot be read."""
+    return _amazon.review_files(folder, ".jsonl", lambda first: {"user_id", "parent_asin"} <= set(first))
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    """Files whose first line describes an item, or that are named like it."""
-    reviews = review_files(folder)
-    return [path for path in _files.files(folder, ".jsonl") if path not in reviews and _describes(path)]
-
-
-def _describes(path: Path) -> bool:
-    first = _files.first_object(path)
-    return path.name.startswith("meta_") if first is None else "parent_asin" in first
+    """Files of item descriptions."""
+    return _amazon.metadata_files(folder, ".jsonl", review_files(folder))
 
 
 def remotes(category: str) -> list[tuple[str, tuple[str, ...]]]:

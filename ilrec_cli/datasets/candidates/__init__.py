@@ -30,11 +30,11 @@ def detect(folder: Path) -> bool:
     return bool(row_files(folder))
 
 
-def row_files(folder: Path) -> dict[str, Path]:
-    """The file of every split that is there."""
-    found: dict[str, Path] = {}
+def row_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of every split."""
+    found: dict[str, list[Path]] = {}
     for path in _files.files(folder, ".json"):
         split = next((split for part, split in NAMES.items() if part in path.stem.lower()), None)
         if split and _files.begins_with(path, *FIELDS[:2]):
-            found.setdefault(split, path)
+            found.setdefault(split, []).append(path)
     return found

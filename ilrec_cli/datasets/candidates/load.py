@@ -19,7 +19,9 @@ def load(folder: Path, dataset: str, config: candidates.Config, reading: Reading
         raise UserError(f"{folder}: no file of rows found; expected {candidates.EXPECTS}")
     events: list[tuple[str, str, int, str | None]] = []
     offered: dict[str, list[Any]] = {"user": [], "items": []}
-    for split, path in files.items():
+    for split, paths in files.items():
+        path = _files.named(paths, folder, dataset, split)
+        assert path is not None
         rows = _files.read_json(path)
         if not isinstance(rows, list):
             raise UserError(f"{path}: expected a list of rows, got {type(rows).__name__}")
@@ -37,12 +39,9 @@ def load(folder: Path, dataset: str, config: candidates.Config, reading: Reading
     )
     interactions = _raw.interned([table.with_columns(rating=pl.lit(None, dtype=pl.Float32))])
     names = pl.Series([name for items in offered["items"] for name in items] + table["item"].to_list()).unique().sort()
-    known = pl.DataFrame({"raw_id": names, "source_id": names, "title": names}).with_columns(
-        pl.lit("").alias("description"),
-        pl.lit("").alias("brand"),
-        pl.lit([], dtype=pl.List(pl.String)).alias("categories"),
-    )
-    return Raw(interactions, known, pl.DataFrame(offered, schema={"user": pl.String, "items": pl.List(pl.String)}))
+    known = _raw.plain_items({"raw_id": names, "title": names}, {"raw_id": "raw_id", "title": "title"}, reading)
+    published = pl.DataFrame(offered, schema={"user": pl.String, "items": pl.List(pl.String)})
+    return Raw(interactions, known, None, published)
 
 
 def _checked(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from ilrec_cli.datasets import _files
+
 DEFAULTS = {"user_k": 0, "item_k": 0, "repeats": "keep"}
 EXPECTS = "<Name>.inter.json and, for item text, <Name>.item.json"
 GENERATED = False
@@ -28,4 +30,4 @@ def detect(folder: Path) -> bool:
 
 
 def sequence_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.inter.json"))
+    return _files.files(folder, ".inter.json")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _files, _raw, _text, lcrec
+from ilrec_cli.datasets import _files, _raw, lcrec
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
@@ -15,18 +16,29 @@ from ilrec_cli.errors import UserError
 def load(folder: Path, dataset: str, config: lcrec.Config, reading: Reading) -> Raw:
     """Sequences and item text. Raw ids are the original ones where the .user2id and .item2id files are there."""
     inter = config.inter or _sequences_file(folder, dataset)
-    stem = inter.name.removesuffix(".inter.json")
+    stem = _files.stem(inter, ".inter.json")
     sequences = _check_sequences(inter, _files.read_json(inter))
-    users = _originals(inter.with_name(f"{stem}.user2id"))
-    items = _originals(inter.with_name(f"{stem}.item2id"))
-    interactions = _interactions(sequences, users, items)
-    text_file = inter.with_name(f"{stem}.item.json")
-    texts = _files.read_json(text_file) if text_file.is_file() else {}
+    users, items = (_originals(inter.with_name(f"{stem}.{kind}2id")) for kind in ("user", "item"))
+    text_file = next(
+        iter(path for path in _files.files(inter.parent, ".item.json") if _files.stem(path, ".item.json") == stem), None
+    )
+    texts = _files.read_json(text_file) if text_file else {}
     if not isinstance(texts, dict) or not all(isinstance(entry, dict) for entry in texts.values()):
         raise UserError(f"{text_file}: expected an object of items, each an object with title, description, brand")
     numbers = sorted({str(item) for items_ in sequences.values() for item in items_} | set(texts))
-    notes = {"users without any item": sum(not row for row in sequences.values())}
-    return Raw(interactions, _items(numbers, items, texts), notes=notes)
+    for kind, own, originals in (("user", list(sequences), users), ("item", numbers, items)):
+        _check_distinct(inter.with_name(f"{stem}.{kind}2id"), own, originals)
+    reading.counts["users without any item"] += sum(not row for row in sequences.values())
+    return Raw(_interactions(sequences, users, items), _items(numbers, items, texts, reading), ticks=None)
+
+
+def _check_distinct(path: Path, own: list[str], originals: dict[str, str]) -> None:
+    """Refuse a table of some original ids only, where one of them is also another's number."""
+    twice = [name for name, count in Counter(originals.get(number, number) for number in own).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{path}: '{twice[0]}' is an original id here and the number of another that has none; name all or none"
+        )
 
 
 def _sequences_file(folder: Path, dataset: str) -> Path:
@@ -85,14 +97,10 @@ def _interactions(sequences: dict[str, list[int]], users: dict[str, str], items:
     )
 
 
-def _items(numbers: list[str], originals: dict[str, str], texts: dict[str, dict[str, Any]]) -> pl.DataFrame:
-    entries = [texts.get(number, {}) for number in numbers]
-    return pl.DataFrame(
-        {
-            "raw_id": [originals.get(number, number) for number in numbers],
-            "source_id": numbers,
-            **{name: [_text.plain(entry.get(name)) for entry in entries] for name in ("title", "description", "brand")},
-            "categories": [_text.words(entry.get("categories")) for entry in entries],
-        },
-        schema_overrides={"categories": pl.List(pl.String)},
-    )
+def _items(
+    numbers: list[str], originals: dict[str, str], texts: dict[str, dict[str, Any]], reading: Reading
+) -> pl.DataFrame:
+    fields = ("title", "description", "brand", "categories")
+    columns: dict[str, Any] = {name: [texts.get(number, {}).get(name) for number in numbers] for name in fields}
+    table = {"raw_id": [originals.get(number, number) for number in numbers], "source_id": numbers, **columns}
+    return _raw.plain_items(table, {name: name for name in table}, reading)

@@ -1,4 +1,4 @@
-"""Reads rows of history and target: sequences are the union of what all rows of a user say."""
+"""Reads rows of history and target: sequences are put together from what all rows of a user say."""
 
 from __future__ import annotations
 
@@ -10,41 +10,59 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _csv_lines, _files, _raw, _text, minionerec
+from ilrec_cli.datasets import _chains, _csv_lines, _files, _raw, _times, minionerec
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
-ASINS = ("item_asin", "history_item_asin", "item_asins")
+Row = dict[str, Any]
+EVENT: Any = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64, "rating": pl.Float32, "split": pl.String}
+ITEM = {"raw_id": pl.String, "source_id": pl.String, "title": pl.String}
 
 
 def load(folder: Path, dataset: str, config: minionerec.Config, reading: Reading) -> Raw:
     """Interactions with the published split; items known only from histories have none."""
-    rows: list[dict[str, Any]] = []
+    events: list[Row] = []
+    items: list[Row] = []
+    rows: list[Row] = []
+    timed = True
     for split in minionerec.SPLITS:
         path = getattr(config, split) or _files.named(minionerec.row_files(folder, split), folder, dataset, split)
         if path is None:
             raise UserError(f"{folder}: no rows of the {split} split; expected {minionerec.EXPECTS}")
         for line, row in _rows(path, reading):
             try:
-                rows += _events(row, split)
+                found, known = _events(row, split)
             except ValueError as error:
                 reading.faults.report(path, line, str(error), str(row))
-    table = pl.DataFrame(rows, schema={"user": pl.String, "item": pl.String, "timestamp": pl.Int64, "rating": pl.Float32,
-                                       "split": pl.String, "source_id": pl.String, "title": pl.String})  # fmt: skip
-    # A target is also in later histories: one interaction, with the split it is a target of.
-    table = table.sort(pl.col("split").is_null(), maintain_order=True)
-    unique = table.unique(["user", "item", "timestamp"], keep="first", maintain_order=True)
-    interactions = _raw.interned([unique.select("user", "item", "timestamp", "rating", "split")])
-    text = table.sort(pl.col("title") == "", maintain_order=True).unique("item", keep="first", maintain_order=True)
-    known = text.select(raw_id="item", source_id="source_id", title="title").with_columns(
-        pl.lit("").alias("description"),
-        pl.lit("").alias("brand"),
-        pl.lit([], dtype=pl.List(pl.String)).alias("categories"),
+                continue
+            timed = timed and "timestamp" in row
+            rows.append(
+                {
+                    "user": row["user_id"],
+                    "history": [each["item"] for each in found[:-1]],
+                    "item": found[-1]["item"],
+                    "split": split,
+                }
+            )
+            events += found
+            items += known
+    interactions = _by_time(events) if timed else _chains.sequences(pl.DataFrame(rows), folder)
+    table = _raw.interned([interactions])
+    described = pl.DataFrame(items + _info(folder, dataset), schema=ITEM).sort(
+        pl.col("title") == "", maintain_order=True
     )
-    return Raw(interactions, _raw.without_text(interactions["item"], known))
+    first = described.unique("raw_id", keep="first", maintain_order=True)  # every row names its items again
+    text = _raw.described(first, {name: name for name in ITEM}, table["item"], reading)
+    return Raw(table, text, _times.ticks(table["timestamp"], fractions=False) if timed else None)
 
 
-def _rows(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
+def _by_time(events: list[Row]) -> pl.DataFrame:
+    """A target is also in later histories: one interaction, with the split it is a target of."""
+    table = pl.DataFrame(events, schema=EVENT).sort(pl.col("split").is_null(), maintain_order=True)
+    return table.unique(["user", "item", "timestamp"], keep="first", maintain_order=True)
+
+
+def _rows(path: Path, reading: Reading) -> Iterator[tuple[int, Row]]:
     header = next(iter(_csv_lines.rows_of(_files.first_line(path), ",")), [])
     for name in ("user_id", "item_id", "history_item_id"):
         if name not in header or len(set(header)) < len(header):
@@ -53,8 +71,11 @@ def _rows(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
     return _csv_lines.rows(path, about, reading.faults, size=reading.block)
 
 
-def _events(row: dict[str, Any], split: str) -> list[dict[str, Any]]:
-    """The row's history, which has no split, and its target; `ValueError` says what is wrong with the row."""
+def _events(row: Row, split: str) -> tuple[list[Row], list[Row]]:
+    """(interactions, items) of a row: its history, which has no split, and its target.
+
+    `ValueError` says what is wrong with the row.
+    """
     numbers = _list(row, "history_item_id")
     asins = _list(row, "history_item_asin" if "history_item_asin" in row else "item_asins") or numbers
     titles = _list(row, "history_item_title") or [""] * len(numbers)
@@ -66,9 +87,25 @@ def _events(row: dict[str, Any], split: str) -> list[dict[str, Any]]:
               row.get("timestamp") or len(numbers), row.get("rating"))  # fmt: skip
     every = [*zip(numbers, asins, titles, times, ratings, strict=True), target]
     labels = [None] * len(numbers) + [split]
-    return [{"user": row["user_id"], "item": _id(asin), "timestamp": int(_number(time)), "split": label,
-             "source_id": _id(number), "rating": None if rating in (None, "") else _number(rating), "title": _text.plain(title)}
-            for (number, asin, title, time, rating), label in zip(every, labels, strict=True)]  # fmt: skip
+    events = [{"user": row["user_id"], "item": _id(asin), "timestamp": int(_number(time)), "split": label,
+               "rating": None if rating in (None, "") else _number(rating)}
+              for (_, asin, _, time, rating), label in zip(every, labels, strict=True)]  # fmt: skip
+    items = [
+        {"raw_id": _id(asin), "source_id": _id(number), "title": str(title)} for number, asin, title, _, _ in every
+    ]
+    return events, items
+
+
+def _info(folder: Path, dataset: str) -> list[Row]:
+    """Titles from an info file: lines of (semantic id,) title and number, tabs between."""
+    files = _files.files(folder, ".txt") + (_files.files(folder / "info", ".txt") if (folder / "info").is_dir() else [])
+    path = _files.named(files, folder, dataset, "info")
+    split = (
+        [line.decode("utf-8", "replace").rstrip("\r\n").split("\t") for _, line in _files.lines(path)] if path else []
+    )
+    return [
+        {"raw_id": parts[-1], "source_id": parts[-1], "title": parts[-2]} for parts in split if len(parts) in (2, 3)
+    ]
 
 
 def _id(value: Any) -> str:
@@ -82,12 +119,12 @@ def _number(value: Any) -> float:
         found = float(value)
     except (TypeError, ValueError, OverflowError):
         found = math.inf
-    if not math.isfinite(found) or abs(found) >= _csv_lines.LARGEST:
+    if not abs(found) < _times.LARGEST:
         raise ValueError(f"{str(value)[:60]!r} is no number")
     return found
 
 
-def _list(row: dict[str, Any], name: str) -> list[Any]:
+def _list(row: Row, name: str) -> list[Any]:
     """A list in Python notation; [] where the column is not there. Nothing is executed."""
     text = row.get(name)
     if not text:

@@ -8,82 +8,85 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _chains, _csv_lines, _files, _raw, _text, recbole
+from ilrec_cli.datasets import _chains, _csv_lines, _files, _raw, _times, recbole
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+CATEGORIES = ("categories", "category", "genre", "class")
 
 
 def load(folder: Path, dataset: str, config: recbole.Config, reading: Reading) -> Raw:
     """Interactions of the .inter file, or of the three files of a fixed split; text from the .item file."""
     every = [config.inter] if config.inter else _files.files(folder, ".inter")
     parts = {name: [path for path in every if f".{name}.inter" in path.name.lower()] for name in SPLITS}
-    fixed = {name: _files.named(found, folder, dataset, "inter") for name, found in parts.items()}
-    whole = _files.named(
-        [path for path in every if not any(path in found for found in parts.values())], folder, dataset, "inter"
-    )
+    single = [path for path in every if not any(path in found for found in parts.values())]
+    whole = _files.named(single, folder, dataset, "inter")
     if whole is not None:
-        interactions = _raw.interned(part.drop("history", strict=False) for part in _rows(whole, config, reading, None))
+        interactions, ticks = _timed(list(_rows(whole, config, reading, None)))
         stem = _files.stem(whole, ".inter")
     else:
-        missing = [name for name in SPLITS if fixed[name] is None]
-        if missing:
-            raise UserError(f"{folder}: no file *.{missing[0]}.inter; expected {recbole.EXPECTS}")
-        rows = pl.concat([part for name in SPLITS for part in _rows(fixed[name], config, reading, name)])  # type: ignore[arg-type]
-        interactions = _raw.interned([_chains.sequences(rows, folder) if "history" in rows.columns else rows])
-        stem = _files.stem(fixed["train"], ".train.inter")  # type: ignore[arg-type]
+        found = {name: _files.named(paths, folder, dataset, "inter") for name, paths in parts.items()}
+        fixed = [path for path in found.values() if path is not None]
+        if len(fixed) < len(SPLITS):
+            missing = next(name for name, path in found.items() if path is None)
+            raise UserError(f"{folder}: no file *.{missing}.inter; expected {recbole.EXPECTS}")
+        rows = [part for name, path in zip(SPLITS, fixed, strict=True) for part in _rows(path, config, reading, name)]
+        if rows and "history" in rows[0].columns:
+            interactions, ticks = _raw.interned([_chains.sequences(pl.concat(rows), folder)]), None
+        else:
+            interactions, ticks = _timed(rows)
+        stem = _files.stem(fixed[0], ".train.inter")
     text = [path for path in _files.files(folder, ".item") if _files.stem(path, ".item") == stem]
-    return Raw(interactions, _items(text[0] if text else None, config, interactions["item"], reading))
+    return Raw(interactions, _items(text[0] if text else None, config, interactions["item"], reading), ticks)
+
+
+def _timed(parts: list[pl.DataFrame]) -> tuple[pl.DataFrame, int | None]:
+    """Interactions, and their ticks: None where no file has a time, so that the order of rows counts."""
+    parts = [part.drop("history", strict=False) for part in parts]
+    if all("timestamp" not in part.columns for part in parts):
+        found = _raw.interned(part.with_columns(timestamp=pl.lit(0, dtype=pl.Int64)) for part in parts)
+        return found.with_columns(timestamp=pl.col("row")), None
+    fractions = any(part["timestamp"].dtype.is_float() for part in parts)
+    found = _raw.interned(parts)
+    return found, _times.ticks(found["timestamp"], fractions=fractions)
 
 
 def _rows(path: Path, config: recbole.Config, reading: Reading, split: str | None) -> Iterator[pl.DataFrame]:
-    """user, item, timestamp, rating, and where they are given, history (a list of items) and split."""
-    names = {config.user_field: "user", config.item_field: "item", config.time_field: "timestamp", config.rating_field: "rating",
-             f"{config.item_field}_list": "history"}  # fmt: skip
+    """user, item, rating, and where they are given, timestamp, history (a list of items) and split."""
+    names = {
+        config.user_field: "user", config.item_field: "item", config.time_field: "timestamp",
+        config.rating_field: "rating", f"{config.item_field}_list": "history",
+    }  # fmt: skip
     columns = _header(path)
-    for role in ("user", "item"):
-        if role not in [names.get(name) for name in columns]:
-            raise UserError(
-                f"{path}:1: no field '{config.user_field if role == 'user' else config.item_field}'; there are {', '.join(columns)}"
-            )
-    kinds: dict[str, Any] = {"timestamp": pl.Float64, "rating": pl.Float64}
+    for field in (config.user_field, config.item_field):
+        if field not in columns:
+            raise UserError(f"{path}:1: no field '{field}'; there are {', '.join(columns)}")
+    kinds: dict[str, Any] = {"timestamp": _times.KIND, "rating": pl.Float64}
     schema = {name: kinds.get(names.get(name, ""), pl.String) for name in columns}
     required = tuple(name for name in columns if names.get(name) in ("user", "item", "timestamp"))
     about = _csv_lines.Format("\t", schema, required, header=True, quoted=False)
     for part in _csv_lines.tables(path, about, reading.faults, size=reading.block):
         table = part.select(name for name in columns if name in names).rename(names, strict=False)
-        if "timestamp" not in table.columns:
-            table = table.with_columns(timestamp=pl.lit(0, dtype=pl.Int64))
         if "rating" not in table.columns:
-            table = table.with_columns(rating=pl.lit(None, dtype=pl.Float32))
+            table = table.with_columns(rating=pl.lit(None, dtype=pl.Float64))
         if "history" in table.columns:
             table = table.with_columns(pl.col("history").fill_null("").str.split(" "))
-        yield table.with_columns(
-            pl.col("timestamp").floor().cast(pl.Int64), **({"split": pl.lit(split)} if split else {})
-        )
+        yield table.with_columns(split=pl.lit(split)) if split else table
 
 
 def _items(path: Path | None, config: recbole.Config, wanted: pl.Series, reading: Reading) -> pl.DataFrame:
     if path is None:
-        return _raw.without_text(wanted)
-    columns = _header(path)
-    if config.item_field not in columns:
-        raise UserError(f"{path}:1: no field '{config.item_field}'; there are {', '.join(columns)}")
-    about = _csv_lines.Format("\t", dict.fromkeys(columns, pl.String), (config.item_field,), header=True, quoted=False)
-    found = _csv_lines.table(path, about, reading.faults, size=reading.block)
-    found = found.unique(config.item_field, keep="first", maintain_order=True)
+        return _raw.nameless(wanted)
+    names = _header(path)
+    if config.item_field not in names:
+        raise UserError(f"{path}:1: no field '{config.item_field}'; there are {', '.join(names)}")
+    about = _csv_lines.Format("\t", dict.fromkeys(names, pl.String), (config.item_field,), header=True, quoted=False)
+    table = _csv_lines.table(path, about, reading.faults, size=reading.block)
     fields = {"title": config.title_field, "description": "description", "brand": "brand"}
-    text = {
-        name: [_text.plain(value) for value in found[field]] if field in columns else [""] * len(found)
-        for name, field in fields.items()
-    }
-    field = next((name for name in ("categories", "category", "genre", "class") if name in columns), None)
-    categories = [_text.words(value) for value in found[field]] if field else [[]] * len(found)
-    ids = found[config.item_field]
-    return _raw.without_text(
-        wanted, pl.DataFrame({"raw_id": ids, "source_id": ids, **text, "categories": categories}, schema=_raw.ITEMS)
-    )
+    fields["categories"] = next((name for name in CATEGORIES if name in names), "")
+    columns = {"raw_id": config.item_field, **{name: field for name, field in fields.items() if field in names}}
+    return _raw.described(table, columns, wanted, reading)
 
 
 def _header(path: Path) -> list[str]:
