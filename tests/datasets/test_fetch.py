@@ -22,6 +22,7 @@ class Handler(BaseHTTPRequestHandler):
     """The first word of the path says what goes wrong; requests are noted as (path, Range)."""
 
     seen: list[tuple[str, str | None]]
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         range_ = self.headers.get("Range")
@@ -34,8 +35,29 @@ class Handler(BaseHTTPRequestHandler):
         if start > len(CONTENT):
             self.send_error(416)
             return
+        if what == "page":
+            body = b"<html>moved</html>"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        if what == "changed" and self.headers.get("If-Range") not in (None, '"new"'):
+            start = 0
         body = CONTENT[start:]
         self.send_response(206 if start else 200)
+        if start:
+            self.send_header(
+                "Content-Range", f"bytes {0 if what == 'wrong-part' else start}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            )
+        self.send_header("ETag", '"new"')
+        if what == "chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            sent = body if start else body[: len(body) // 2]
+            self.wfile.write(f"{len(sent):x}\r\n".encode() + sent + b"\r\n" + (b"0\r\n\r\n" if start else b""))
+            self.close_connection = True
+            return
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if what == "truncate" and start == 0:
@@ -65,14 +87,19 @@ def server() -> Iterator[str]:
 
 
 def get(folder: Path, *urls: str, sha256: str | None = None) -> bytes:
-    path = _fetch.fetch([Remote("file.gz", urls, sha256)], folder, lambda *_: None, timeout=0.3)[0]
-    assert not (folder / "file.gz.part").exists()
+    path = _fetch.fetch([Remote("file.bin", urls, sha256)], folder, lambda *_: None, timeout=0.3)[0]
+    assert [each.name for each in folder.iterdir()] == ["file.bin"], "no partial file is left"
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("what", ["fine", "truncate", "stall"])
+def part(folder: Path, url: str) -> Path:
+    """Where a partial file from an address lies."""
+    return folder / f"file.bin.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part"
+
+
+@pytest.mark.parametrize("what", ["fine", "truncate", "stall", "chunked"])
 def test_a_file_comes_whole_whatever_happens_on_the_way(what: str, server: str, tmp_path: Path) -> None:
-    assert get(tmp_path, f"{server}/{what}/file.gz") == CONTENT
+    assert get(tmp_path, f"{server}/{what}/file.bin") == CONTENT
     ranges = [range_ for _, range_ in Handler.seen]
     assert ranges[0] is None
     if what != "fine":
@@ -80,39 +107,41 @@ def test_a_file_comes_whole_whatever_happens_on_the_way(what: str, server: str, 
 
 
 def test_a_partial_file_is_resumed(server: str, tmp_path: Path) -> None:
-    (tmp_path / "file.gz.part").write_bytes(CONTENT[:70_000])
-    assert get(tmp_path, f"{server}/fine/file.gz") == CONTENT
-    assert Handler.seen == [("/fine/file.gz", "bytes=70000-")]
+    part(tmp_path, f"{server}/fine/file.bin").write_bytes(CONTENT[:70_000])
+    assert get(tmp_path, f"{server}/fine/file.bin") == CONTENT
+    assert Handler.seen == [("/fine/file.bin", "bytes=70000-")]
 
 
 def test_a_server_without_ranges_sends_all_again(server: str, tmp_path: Path) -> None:
-    (tmp_path / "file.gz.part").write_bytes(b"x" * 70_000)
-    assert get(tmp_path, f"{server}/no-range/file.gz") == CONTENT
+    part(tmp_path, f"{server}/no-range/file.bin").write_bytes(b"x" * 70_000)
+    assert get(tmp_path, f"{server}/no-range/file.bin") == CONTENT
 
 
 def test_a_partial_file_that_is_too_long_is_begun_again(server: str, tmp_path: Path) -> None:
-    (tmp_path / "file.gz.part").write_bytes(CONTENT + b"more")
-    assert get(tmp_path, f"{server}/fine/file.gz") == CONTENT
+    part(tmp_path, f"{server}/fine/file.bin").write_bytes(CONTENT + b"more")
+    assert get(tmp_path, f"{server}/fine/file.bin") == CONTENT
 
 
 def test_mirrors_are_tried_in_order(server: str, tmp_path: Path) -> None:
-    assert get(tmp_path, f"{server}/404/file.gz", f"{server}/500/file.gz", f"{server}/fine/file.gz") == CONTENT
+    assert get(tmp_path, f"{server}/404/file.bin", f"{server}/500/file.bin", f"{server}/fine/file.bin") == CONTENT
     tried = [path for path, _ in Handler.seen]
-    assert tried == ["/404/file.gz", *["/500/file.gz"] * 3, "/fine/file.gz"], "only what may pass is tried again"
+    assert tried == ["/404/file.bin", *["/500/file.bin"] * 3, "/fine/file.bin"], "only what may pass is tried again"
 
 
 def test_what_is_there_is_not_fetched(server: str, tmp_path: Path) -> None:
-    (tmp_path / "file.gz").write_bytes(b"mine")
-    assert get(tmp_path, f"{server}/fine/file.gz") == b"mine"
+    (tmp_path / "file.bin").write_bytes(b"mine")
+    assert get(tmp_path, f"{server}/fine/file.bin") == b"mine"
     assert not Handler.seen
 
 
 def test_when_all_fail_the_line_says_what_to_do(server: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        get(tmp_path / "raw", f"{server}/404/file.gz", f"{server}/always-short/file.gz", "http://127.0.0.1:9/file.gz")
+        get(
+            tmp_path / "raw", f"{server}/404/file.bin", f"{server}/always-short/file.bin", "http://127.0.0.1:9/file.bin"
+        )
     line = str(caught.value)
     for part in (
-        "file.gz cannot be downloaded",
+        "file.bin cannot be downloaded",
         "404",
         "ended after",
         "127.0.0.1:9",
@@ -121,11 +150,36 @@ def test_when_all_fail_the_line_says_what_to_do(server: str, tmp_path: Path) -> 
     ):
         assert part in line
     assert "\n" not in line
-    assert not (tmp_path / "raw" / "file.gz").exists()
+    assert not (tmp_path / "raw" / "file.bin").exists()
 
 
 def test_checksums_are_checked(server: str, tmp_path: Path) -> None:
-    assert get(tmp_path, f"{server}/fine/file.gz", sha256=hashlib.sha256(CONTENT).hexdigest()) == CONTENT
+    assert get(tmp_path, f"{server}/fine/file.bin", sha256=hashlib.sha256(CONTENT).hexdigest()) == CONTENT
     with pytest.raises(UserError, match="SHA-256 is .*, expected 00ff"):
-        get(tmp_path / "other", f"{server}/fine/file.gz", sha256="00ff")
+        get(tmp_path / "other", f"{server}/fine/file.bin", sha256="00ff")
     assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_another_version_of_the_file_is_not_spliced(server: str, tmp_path: Path) -> None:
+    begun = part(tmp_path, f"{server}/changed/file.bin")
+    begun.write_bytes(b"old" * 1000)
+    begun.with_name(begun.name + ".tag").write_text('"old"')
+    assert get(tmp_path, f"{server}/changed/file.bin") == CONTENT
+
+
+def test_a_part_that_begins_elsewhere_is_refused(server: str, tmp_path: Path) -> None:
+    part(tmp_path, f"{server}/wrong-part/file.bin").write_bytes(CONTENT[:70_000])
+    assert get(tmp_path, f"{server}/wrong-part/file.bin", f"{server}/fine/file.bin") == CONTENT
+
+
+def test_a_partial_file_of_one_mirror_is_not_continued_from_another(server: str, tmp_path: Path) -> None:
+    part(tmp_path, f"{server}/404/file.bin").write_bytes(b"x" * 70_000)
+    assert get(tmp_path, f"{server}/404/file.bin", f"{server}/fine/file.bin") == CONTENT
+
+
+@pytest.mark.parametrize("what", ["page", "fine"])
+def test_a_page_or_a_damaged_archive_is_no_gzip_file(what: str, server: str, tmp_path: Path) -> None:
+    remote = Remote("log.json.gz", (f"{server}/{what}/log.json.gz",))
+    with pytest.raises(UserError, match="sent something that is no gzip file"):
+        _fetch.fetch([remote], tmp_path, lambda *_: None, timeout=0.3)
+    assert not (tmp_path / "log.json.gz").exists()
