@@ -25,7 +25,10 @@ def drop_repeats(interactions: pl.DataFrame) -> pl.DataFrame:
     >>> drop_repeats(table)["row"].to_list()
     [2, 1]
     """
-    return in_order(interactions).unique(["user", "item"], keep="first", maintain_order=True)
+    ordered = in_order(interactions)
+    item = codes(ordered["item"])
+    pair = pl.Series(codes(ordered["user"]) * (int(item.max(initial=0)) + 1) + item)
+    return ordered.filter(pair.is_first_distinct())
 
 
 def k_core(interactions: pl.DataFrame, user_k: int, item_k: int) -> pl.DataFrame:

@@ -63,7 +63,8 @@ def times_by_ratio(time: np.ndarray, ratio: tuple[float, float, float]) -> tuple
     """(valid_from, test_from): the times at which the shares of all interactions are used up."""
     ordered = np.sort(time)
     places = np.floor(np.cumsum(ratio)[:2] / sum(ratio) * len(ordered) + 1e-9).astype(np.int64)
-    valid_from, test_from = ordered[np.minimum(places, len(ordered) - 1)].tolist()
+    after_all = int(ordered[-1]) + 1 if len(ordered) else 0
+    valid_from, test_from = (int(ordered[place]) if place < len(ordered) else after_all for place in places)
     return valid_from, test_from
 
 

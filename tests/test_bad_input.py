@@ -48,7 +48,7 @@ def test_unknown_dataset(tmp_path: Path, ilrec: Run) -> None:
 
 def test_no_recognised_file(tmp_path: Path, ilrec: Run) -> None:
     (tmp_path / "raw").mkdir()
-    assert "sources that recognise its files: none" in preprocess(ilrec, tmp_path / "work", tmp_path / "raw").one_line()
+    assert "no source recognises them" in preprocess(ilrec, tmp_path / "work", tmp_path / "raw").one_line()
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "not json", "missing field"])
@@ -339,7 +339,7 @@ def test_ids_that_are_there_twice(files: dict[str, str], message: str, tmp_path:
 def test_users_without_items_are_counted(tmp_path: Path, ilrec: Run) -> None:
     (tmp_path / "X.inter.json").write_text('{"0": [1, 2, 3], "1": []}')
     done = ilrec("preprocess", "--dataset", "X", "--work", tmp_path / "w", "--raw-dir", tmp_path)
-    assert "dropped: 1 users without any item" in done.out
+    assert "while reading: 1 users without any item" in done.out
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_the_audit_counts_what_is_there(tmp_path: Path, ilrec: Run) -> None:
         "items without a title": (1, 4),
         "items without any text": (1, 4),
         "items that share their title": (2, 4),
-        "titles like another but for case, punctuation or word order": (2, 2),
+        "titles like another but for one word, case or punctuation": (2, 2),
     }
     assert "note: test targets with the time of the item before: the order of the file decides" in done.out
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from ilrec_cli.config import Control, Panel
 
 DATA, MODEL, OPTIMISER, RUN = Panel("Data"), Panel("Model"), Panel("Optimisation"), Panel("Running")
-FILTER, SPLIT, FAULT = Panel("Filters, in this order"), Panel("Splits"), Panel("Reading")
+FILTER, SPLIT = Panel("Filters, in this order"), Panel("Splits")
+FAULT, TEXT = Panel("Reading"), Panel("Item text")
 
 DType = Literal["float32", "bfloat16"]
 Data = Annotated[Path | None, "preprocessed data: folder [WORK/DATASET/data]", Control, DATA]

@@ -14,6 +14,7 @@ from ilrec_cli.settings._base import (
     MODEL,
     RUN,
     SPLIT,
+    TEXT,
     Common,
     Data,
     DType,
@@ -35,7 +36,10 @@ class Preprocess(OnUsers):
         str, "format of the raw files; auto looks at their content", Plugin("datasets", ("auto",)), DATA
     ] = "auto"
     edition: Annotated[
-        Literal["2014", "2018", "2023"], "edition of the Amazon reviews to download, for names that it has", DATA
+        Literal["2014", "2018", "2023"],
+        "edition of the Amazon reviews to download: Instruments, Arts, Games, Industrial, Office, Beauty, Sports, Toys, "
+        "Movies, CDs (short for Musical_Instruments, Arts_Crafts_and_Sewing, Video_Games and so on), or a category's full name",
+        DATA,
     ] = "2018"
     user_col: Annotated[str | None, "column of the user's id, in plain tables [a known name]", DATA] = None
     item_col: Annotated[str | None, "column of the item's id, in plain tables", DATA] = None
@@ -58,6 +62,7 @@ class Preprocess(OnUsers):
         "hold out each user's last two items, or shares of each user's, or what comes after two dates, or as published "
         "[leave-one-out; given where the source has a split]",
         SPLIT,
+        TEXT,
     ] = None
     split_ratio: Annotated[tuple[float, ...], "shares of training, validation and test, of ratio and time", SPLIT] = (
         8,
@@ -68,6 +73,7 @@ class Preprocess(OnUsers):
         tuple[str, ...],
         "dates at which validation and test begin, of time [by --split-ratio of all interactions]",
         SPLIT,
+        TEXT,
     ] = ()
     candidates: Annotated[
         int, "negatives that stand with each held-out target in candidates.parquet; 0: no such file", SPLIT
@@ -77,12 +83,16 @@ class Preprocess(OnUsers):
         Literal["fail", "skip"], "a line that cannot be read ends the work, or goes to rejected.jsonl", FAULT
     ] = "fail"
     max_errors: Annotated[int | None, "with skip: end the work after more bad lines than this", FAULT] = 1000
-    block_mb: Annotated[int, "MiB of text in memory at a time while reading", Control, FAULT] = 32
+    block_mb: Annotated[int, "MiB of text in memory at a time while reading", Control, FAULT] = 8
+    clean: Annotated[
+        bool, "make item text plain: no tags, entities, control characters; lists given as strings joined", TEXT
+    ] = True
+    max_text: Annotated[int | None, "cut every text of an item to this many characters", TEXT] = None
     options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "max_history", "block_mb")
+        at_least(self, 1, "max_history", "block_mb", "max_text")
         at_least(self, 0, "user_k", "item_k", "candidates", "max_errors")
         if len(self.split_ratio) != 3 or min(self.split_ratio) < 0 or not self.split_ratio[0] > 0:
             raise ValueError(

@@ -17,9 +17,15 @@ Settings = dict[str, Any]
 
 
 class Filtered(NamedTuple):
-    """Interactions with codes for ids, in the total order; what each filter dropped; counts at each pass of the core."""
+    """Interactions in the total order; what each filter dropped; counts at each pass of the core.
+
+    user and item are places in `users` and `items`, the sorted ids of all that the source read: numbers that stay in
+    order when some of them go, so that one sort is enough.
+    """
 
     table: pl.DataFrame
+    users: pl.Series
+    items: pl.Series
     dropped: dict[str, int]
     passes: list[sequences.Counts]
 
@@ -33,11 +39,12 @@ class Numbered(NamedTuple):
     lengths: np.ndarray
 
 
-def filtered(raw: Raw, config: Preprocess, settings: Settings, ticks: int) -> Filtered:
+def filtered(raw: Raw, config: Preprocess, settings: Settings) -> Filtered:
     """Rating, dates, repeats, k-core; `UserError` where nothing is left, with the counts at every pass."""
-    table = raw.interactions.with_columns(pl.col("user", "item").to_physical())
-    if table.is_empty():
+    if raw.interactions.is_empty():
         raise UserError("the raw files hold no interaction")
+    (user, users), (item, items) = (_ranked(raw.interactions[name]) for name in ("user", "item"))
+    table = raw.interactions.with_columns(user=user, item=item)
     dropped: dict[str, int] = {}
 
     def drop(what: str, kept: pl.DataFrame) -> pl.DataFrame:
@@ -56,19 +63,23 @@ def filtered(raw: Raw, config: Preprocess, settings: Settings, ticks: int) -> Fi
     if config.since is not None:
         table = drop(
             f"interactions before {config.since}",
-            table.filter(pl.col("timestamp") >= moment(config.since, "--since", ticks)),
+            table.filter(pl.col("timestamp") >= moment(config.since, "--since", raw.ticks)),
         )
     if config.until is not None:
         table = drop(
             f"interactions from {config.until} on",
-            table.filter(pl.col("timestamp") < moment(config.until, "--until", ticks)),
+            table.filter(pl.col("timestamp") < moment(config.until, "--until", raw.ticks)),
         )
     if settings["repeats"] == "first":
         table = drop("repeated interactions", sequences.drop_repeats(table))
     else:
         table = sequences.in_order(table)
-    *_, (rows, _) = every = list(sequences.core_passes(table, settings["user_k"], settings["item_k"]))
-    passes = [counted for _, counted in every]
+    table = table.drop("row")  # its work is done: the order is that of the table
+    passes: list[sequences.Counts] = []
+    rows: np.ndarray | None = None
+    for left, counted in sequences.core_passes(table, settings["user_k"], settings["item_k"]):
+        rows = left
+        passes.append(counted)
     dropped["interactions outside the k-core"] = passes[0][2] - passes[-1][2]
     if not passes[-1][2]:
         listed = "; ".join(
@@ -78,11 +89,21 @@ def filtered(raw: Raw, config: Preprocess, settings: Settings, ticks: int) -> Fi
         raise UserError(
             f"nothing is left after the k-core ({core}). Pass by pass: {listed}. Lower --user-k or --item-k"
         )
-    return Filtered(table if rows is None else table[rows], dropped, passes)
+    return Filtered(table if rows is None else table[rows], users, items, dropped, passes)
 
 
-def moment(text: str, flag: str, ticks: int) -> int:
+def check_moments(config: Preprocess) -> None:
+    """Refuse what is no date or time before anything is read."""
+    for flag, texts in (("--since", [config.since]), ("--until", [config.until]), ("--split-at", config.split_at)):
+        for text in texts:
+            if text is not None:
+                moment(text, flag, 1)
+
+
+def moment(text: str, flag: str, ticks: int | None) -> int:
     """A date, or a time in the log's own unit, as the log's unit (`ticks` a second, UTC)."""
+    if ticks is None:
+        raise UserError(f"{flag}: these data have no times, only the order of each user's interactions")
     try:
         return int(text)
     except ValueError:
@@ -94,36 +115,30 @@ def moment(text: str, flag: str, ticks: int) -> int:
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * ticks)
 
 
-def limited(table: pl.DataFrame, names: pl.Series, config: Preprocess) -> pl.DataFrame:
+def limited(table: pl.DataFrame, config: Preprocess) -> pl.DataFrame:
     """Interactions of `limit_users` users, drawn by the seed from the users sorted by id."""
     if config.limit_users is None:
         return table
-    users = _dictionary(names, table["user"])["code"]
+    users = table["user"].unique().sort()
     chosen = np.random.default_rng(config.seed).permutation(len(users))[: config.limit_users]
     return table.filter(pl.col("user").is_in(users.gather(chosen).implode()))
 
 
-def numbered(table: pl.DataFrame, raw: Raw, dropped: dict[str, int]) -> Numbered:
-    """Number users and items by sorted raw id, whatever the order of the input; items without interactions go.
+def numbered(table: pl.DataFrame, found: Filtered, raw: Raw, dropped: dict[str, int]) -> Numbered:
+    """Number the users and items that are left by sorted raw id; items without interactions go.
 
     Items that are offered as candidates stay.
     """
-    users = _dictionary(raw.interactions["user"], table["user"])
-    items = _dictionary(raw.interactions["item"], table["item"])
+    names, offered = found.items, pl.Series(dtype=pl.String)
     if raw.candidates is not None:
         offered = raw.candidates["items"].explode().unique()
-        extra = offered.filter(~offered.is_in(items["raw_id"].implode()))
-        items = pl.concat(
-            [
-                items,
-                pl.DataFrame({"raw_id": extra}).with_columns(code=pl.lit(None, dtype=pl.UInt32)).select(items.columns),
-            ]
-        )
-        items = items.sort("raw_id")
-    table = table.with_columns(
-        user=_renumbered(table["user"], users["code"]), item=_renumbered(table["item"], items["code"])
-    )
-    table = table.sort("user", maintain_order=True)  # time and row are in order already
+        names = pl.concat([names, offered]).unique().sort()
+        place = names.search_sorted(found.items).to_numpy()
+        table = table.with_columns(item=pl.Series(place[table["item"].to_numpy()]))
+    user, user_ids = _dense(table["user"], found.users, pl.Series(dtype=pl.String))
+    item, item_ids = _dense(table["item"], names, offered)
+    table = table.with_columns(user=user, item=item)
+    users, items = pl.DataFrame({"raw_id": user_ids}), pl.DataFrame({"raw_id": item_ids})
     known = raw.items
     dropped["items that no remaining interaction has"] = len(known) - int(
         known["raw_id"].is_in(items["raw_id"].implode()).sum()
@@ -140,7 +155,9 @@ def numbered(table: pl.DataFrame, raw: Raw, dropped: dict[str, int]) -> Numbered
     return Numbered(table, people, text, np.bincount(table["user"].to_numpy(), minlength=len(people)))
 
 
-def split(made: Numbered, config: Preprocess, settings: Settings, ticks: int) -> tuple[splits.Splits, dict[str, Any]]:
+def split(
+    made: Numbered, config: Preprocess, settings: Settings, ticks: int | None
+) -> tuple[splits.Splits, dict[str, Any]]:
     """The splits, and how they were made, for the card."""
     rule = settings["split"]
     if rule == "leave-one-out":
@@ -149,6 +166,8 @@ def split(made: Numbered, config: Preprocess, settings: Settings, ticks: int) ->
         return splits.by_ratio(made.lengths, _three(config)), {"rule": rule, "ratio": list(config.split_ratio)}
     if rule == "given":
         return _given(made), {"rule": rule}
+    if ticks is None:
+        raise UserError("--split time: these data have no times, only the order of each user's interactions")
     time = made.table["timestamp"].to_numpy()
     bounds = [moment(text, "--split-at", ticks) for text in config.split_at] or splits.times_by_ratio(
         time, _three(config)
@@ -177,19 +196,22 @@ def _three(config: Preprocess) -> tuple[float, float, float]:
     return train, valid, test
 
 
-def _dictionary(names: pl.Series, codes: pl.Series) -> pl.DataFrame:
-    """(code, raw_id) of the codes that occur, sorted by raw id."""
-    every = names.unique()
-    table = pl.DataFrame({"code": every.to_physical(), "raw_id": every.cast(pl.String)})
-    return table.filter(pl.col("code").is_in(codes.unique().implode())).sort("raw_id")
+def _ranked(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """(each id's place among the sorted ids, the sorted ids) of interned ids."""
+    every = ids.unique()
+    names = pl.DataFrame({"code": every.to_physical(), "raw_id": every.cast(pl.String)}).sort("raw_id")
+    place = np.zeros(int(names["code"].max() or 0) + 1, dtype=np.int32)  # type: ignore[arg-type]
+    place[names["code"].to_numpy()] = np.arange(len(names), dtype=np.int32)
+    return pl.Series(place[ids.to_physical().to_numpy()]), names["raw_id"]
 
 
-def _renumbered(codes: pl.Series, ordered: pl.Series) -> pl.Series:
-    """Codes as places in `ordered`."""
-    there = ordered.is_not_null()
-    place = np.zeros(int(ordered.max() or 0) + 1, dtype=np.int32)  # type: ignore[arg-type]
-    place[ordered.filter(there).to_numpy()] = np.flatnonzero(there.to_numpy())
-    return pl.Series(place[codes.to_numpy()])
+def _dense(places: pl.Series, names: pl.Series, kept: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Places without gaps, and the names they stand for: those that occur, and those that are to be kept."""
+    there = np.zeros(len(names), dtype=bool)
+    there[places.to_numpy()] = True
+    there |= names.is_in(kept.implode()).to_numpy() if len(kept) else False
+    number = (np.cumsum(there) - 1).astype(np.int32)
+    return pl.Series(number[places.to_numpy()]), names.filter(pl.Series(there))
 
 
 def _listed(dropped: dict[str, int]) -> str:

@@ -14,6 +14,7 @@ from ilrec_cli.histories import Sequences
 from ilrec_cli.settings import AuditData
 from ilrec_cli.stages import _inputs
 
+MIN_WORDS = 4  # of a title, before one may differ
 NOTABLE = 0.01  # share from which a finding is worth a warning
 
 
@@ -54,7 +55,7 @@ def _time(data: Artifact) -> list[Finding]:
     user = np.repeat(np.arange(len(sequences)), sequences.lengths)
     place = np.arange(len(user)) - sequences.offsets[user]
     training = (place >= start[user]) & (place < stop[user])
-    found, places_only = [], data.json("card.json")["source"] == "lcrec"
+    found, places_only = [], data.json("card.json")["ticks_per_second"] is None
     for split in ("valid", "test"):
         _, users, end = _inputs.events(data, split)
         at = sequences.offsets[users] + end
@@ -118,7 +119,6 @@ def _text(data: Artifact) -> list[Finding]:
     items = data.table("items")
     titles = [title for title in items["title"].to_pylist() if title]
     exact = Counter(titles)
-    loose = Counter(" ".join(sorted(re.findall(r"\w+", title.casefold()))) for title in exact)
     texts = zip(*(items[name].to_pylist() for name in ("title", "description", "brand", "categories")), strict=True)
     silent = sum(not any(each) for each in texts)
     total = len(items)
@@ -127,9 +127,20 @@ def _text(data: Artifact) -> list[Finding]:
         Finding("items without any text", silent, total, ""),
         Finding("items that share their title", sum(count for count in exact.values() if count > 1), total,
                 "title identifiers (BIGRec) cannot tell them apart"),
-        Finding("titles like another but for case, punctuation or word order",
-                sum(count for count in loose.values() if count > 1), len(exact), "variants of one product may be several items"),
+        Finding("titles like another but for one word, case or punctuation", _alike(list(exact)), len(exact),
+                "variants of one product may be several items"),
     ]  # fmt: skip
+
+
+def _alike(titles: list[str]) -> int:
+    """How many titles have the same words as another, give or take one (of at least four)."""
+    holders: dict[frozenset[str], set[int]] = {}
+    for number, title in enumerate(titles):
+        words = frozenset(re.findall(r"\w+", title.casefold()))
+        shorter = [words - {word} for word in words] if len(words) >= MIN_WORDS else []
+        for key in (words, *shorter):
+            holders.setdefault(key, set()).add(number)
+    return len(set().union(*(found for found in holders.values() if len(found) > 1)))
 
 
 def _targets(sequences: Sequences, user: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def run(config: ShowData) -> dict[str, Any]:
     return {"users": shown}
 
 
-def _rows(data: Artifact, user: int, ticks: int) -> list[dict[str, Any]]:
+def _rows(data: Artifact, user: int, ticks: int | None) -> list[dict[str, Any]]:
     sequences, table, items = _inputs.sequences(data), data.table("interactions"), data.table("items")
     low, high = sequences.offsets[user : user + 2].tolist()
     start, stop = (int(part[user]) for part in _inputs.training_part(data))
@@ -59,8 +59,10 @@ def _rows(data: Artifact, user: int, ticks: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _moment(time: int, ticks: int) -> str:
+def _moment(time: int, ticks: int | None) -> str:
     """A date for what can be one, else the number."""
+    if ticks is None:
+        return "-"
     seconds = time // ticks
     if not MIN_DATE <= seconds < 2**33:
         return str(time)

@@ -28,31 +28,34 @@ def run(config: Preprocess) -> dict[str, Any]:
     """Write WORK/DATASET/data and print its statistics."""
     console = Console.of(config)
     target = _inputs.dataset_dir(config) / "data"
-    raw_dir = config.raw_dir or target.parent / "raw"
-    source = _raw_files.source_of(config, raw_dir, console)
+    _dataset.check_moments(config)
+    artifacts.refuse_foreign(target, "data")
+    source, raw_dir = _raw_files.find(config, target.parent, console)
     settings = _resolve(config, source)
     options = _options(config, source)
-    artifacts.refuse_foreign(target, "data")
     console.say(f"Reading {plugins.short_name(source)} {'data' if source.GENERATED else f'files in {raw_dir}'}")
     faults = Faults(config.on_error == "skip", config.max_errors)
-    raw = plugins.part(source, "load").load(raw_dir, config.dataset, options, Reading(faults, config.block_mb << 20))
+    reading = Reading(faults, config.block_mb << 20, config.clean, config.max_text)
+    raw = plugins.part(source, "load").load(raw_dir, config.dataset, options, reading)
     if settings["split"] is None:
         settings["split"] = "given" if "split" in raw.interactions.columns else "leave-one-out"
-    ticks = getattr(source, "TICKS", 1)
-    table, dropped, passes = _dataset.filtered(raw, config, settings, ticks)
-    made = _dataset.numbered(_dataset.limited(table, raw.interactions["user"], config), raw, dropped)
-    split, rule = _dataset.split(made, config, settings, ticks)
+    found = _dataset.filtered(raw, config, settings)
+    dropped, limited = found.dropped, _dataset.limited(found.table, config)
+    dropped["interactions of users that --limit-users left out"] = len(found.table) - len(limited)
+    made = _dataset.numbered(limited, found, raw, dropped)
+    split, rule = _dataset.split(made, config, settings, raw.ticks)
     card: dict[str, Any] = {
         "dataset": config.dataset,
         "source": plugins.short_name(source),
         "settings": settings,
         "order": "user, timestamp, input row",
         "split": rule,
-        "ticks_per_second": ticks,
+        "ticks_per_second": raw.ticks,  # null: timestamps are places in a sequence
         "max_history": config.max_history,
         "statistics": _statistics(made, split),
-        "dropped": {**raw.notes, **dropped} | {"lines that could not be read": len(faults.rejected)},
-        "passes": passes,
+        "dropped": dropped | {"lines that could not be read": len(faults.rejected)},
+        "while_reading": dict(sorted(reading.counts.items())),
+        "passes": found.passes,
     }
     card["published"] = _published(config, card["statistics"])
     recorded = {**configs.as_dict(config, control=False), **settings, "options": configs.as_dict(options)}
@@ -207,6 +210,9 @@ def _print(console: Console, card: dict[str, Any], target: Path, config: Preproc
     for what, count in card["dropped"].items():
         if count:
             console.say(f"dropped: {count:,} {what}")
+    for what, count in card["while_reading"].items():
+        if count:
+            console.say(f"while reading: {count:,} {what}")
     if known := card["published"]:
         verdict = "the same counts" if known["same"] else (
             f"other counts: {known['users']:,} users, {known['items']:,} items, {known['interactions']:,} interactions"

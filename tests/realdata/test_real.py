@@ -184,3 +184,39 @@ def test_all_beauty_equals_a_brute_force_core() -> None:
         left = kept
     core = k_core(table, 5, 5)
     assert list(zip(core["user"], core["item"], strict=True)) == left
+
+
+def test_lastfm_candidates_keep_their_rows_and_their_lists(tmp_path: Path) -> None:
+    cli.invoke(
+        [
+            "preprocess",
+            "--dataset",
+            "lastfm",
+            "--work",
+            str(tmp_path),
+            "--raw-dir",
+            str(SHARED / "lastfm-candidates"),
+            "--quiet",
+        ]
+    )
+    data = artifacts.read(tmp_path / "lastfm" / "data", "data")
+    statistics = data.json("card.json")["statistics"]
+    assert (statistics["validation_targets"], statistics["test_targets"], statistics["training_targets"]) == (
+        2767,
+        2495,
+        0,
+    )
+    names = data.table("items")["raw_id"].to_pylist()
+    rows = json.loads((SHARED / "lastfm-candidates" / "lastfm-test.json").read_text())
+    users = data.table("users")["raw_id"].to_pylist()
+    events = data.table("splits").to_pydict()
+    sets = dict(zip(*data.table("candidates").to_pydict().values(), strict=True))
+    sequences = data.table("sequences")["items"].to_pylist()
+    for event, user, end in zip(events["event"], events["user"], events["end"], strict=True):
+        if users[user].startswith("test-"):
+            row = rows[int(users[user].split("-")[1]) - 1]
+            assert [names[item] for item in sets[event]] == [name.strip() for name in row["itemList"]]
+            assert names[sequences[user][end]] == row["trueSelection"].strip()
+            assert [names[item] for item in sequences[user][:end]] == [
+                name.strip() for name in row["historyList"].split("::")
+            ]
