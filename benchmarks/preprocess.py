@@ -11,7 +11,6 @@ import argparse
 import gzip
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -144,6 +143,12 @@ PAIRS = {
 }
 
 
+def peak_gib() -> float:
+    """Peak resident memory of this process alone (getrusage counts what the parent had before)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
 def measured(name: str, folder: Path) -> tuple[float, float, str]:
     """(seconds, peak GiB, what it printed) of one run in a process of its own."""
     command = [sys.executable, __file__, "--run", name, "--folder", str(folder)]
@@ -223,7 +228,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.run:
         seconds = RUNS[arguments.run](arguments.folder)
-        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        print(seconds, peak_gib())
     elif arguments.large:
         print(write("preprocess-growth", growth((arguments.rows, 10 * arguments.rows))))
     else:
@@ -232,7 +237,11 @@ def main() -> None:
             print(
                 write(
                     "preprocess",
-                    {"rows": arguments.rows, "reviews": arguments.reviews, **compare(Path(folder), arguments.pairs)},
+                    {
+                        "rows": arguments.rows,
+                        "review_lines": arguments.reviews,
+                        **compare(Path(folder), arguments.pairs),
+                    },
                 )
             )
 
