@@ -40,7 +40,9 @@ def parts(value: Any) -> list[Any]:
     """The entries of a list, of a list written as a string, or of a comma-separated string."""
     if isinstance(value, str):
         value = unquote_list(value)
-    return value.split(",") if isinstance(value, str) else list(value or [])
+    if isinstance(value, str):
+        return value.split(",")
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def unquote_list(text: str) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from batches import VOCABULARY, a_batch, rewards_for
-from conftest import llama
+from conftest import llama, qwen2
 from torch import Tensor
 
 from ilrec_cli import plugins
@@ -33,8 +34,10 @@ def total(name: str, terms: Terms) -> Tensor:
     return sum((weight * terms.losses[term][0] for term, weight in weights.items()), torch.zeros(()))
 
 
-def run(name: str, phase: Any, batch: Batch, rewards: Rewards, chunk: int = 0) -> tuple[Terms, dict[str, Tensor]]:
-    model = SupervisedLM(llama(), (1, 2))
+def run(
+    name: str, phase: Any, batch: Batch, rewards: Rewards, chunk: int = 0, backbone: Callable[[], Any] = llama
+) -> tuple[Terms, dict[str, Tensor]]:
+    model = SupervisedLM(backbone(), (1, 2))
     terms = model(batch, loss_of(name, phase), rewards, chunk)
     total(name, terms).backward()
     return terms, {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
@@ -50,13 +53,14 @@ def test_terms_are_finite_and_reach_every_block(name: str, phase: Any) -> None:
         assert any(f"layers.{block}." in key and gradient.any() for key, gradient in gradients.items())
 
 
+@pytest.mark.parametrize("backbone", [llama, qwen2])
 @pytest.mark.parametrize(("name", "phase"), LOSSES, ids=str)
-def test_chunks_add_up(name: str, phase: Any) -> None:
+def test_chunks_add_up(name: str, phase: Any, backbone: Callable[[], Any]) -> None:
     batch, _, _ = a_batch()
     rewards = rewards_for(batch)
-    whole, gradients = run(name, phase, batch, rewards)
+    whole, gradients = run(name, phase, batch, rewards, backbone=backbone)
     for chunk in (1, 7, len(batch.target_N)):
-        terms, found = run(name, phase, batch, rewards, chunk)
+        terms, found = run(name, phase, batch, rewards, chunk, backbone)
         for term, (value, count) in {**whole.losses, **whole.stats}.items():
             other = {**terms.losses, **terms.stats}[term]
             torch.testing.assert_close(other[0], value, rtol=2e-6, atol=1e-6, msg=f"{term} at chunk {chunk}")
