@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilrec_cli.ids import _tfidf, rqkmeans
+from ilrec_cli.ids import rqkmeans
 from ilrec_cli.ids._assignment import quality, token
 from ilrec_cli.ids.rqkmeans.assign import assign, automatic_codes, resolve
 from ilrec_cli.trie import ItemTrie
@@ -93,16 +93,6 @@ def test_automatic_codes(items: int, codes: int) -> None:
 
 def test_fewer_items_than_codes() -> None:
     assert quality(ids(clustered(3), codes=256).tokens)["distinct_paths"] == 3
-
-
-def test_tfidf_puts_like_texts_together_and_is_deterministic() -> None:
-    texts = ["red guitar strings", "blue guitar strings", "camping tent", "camping tent two persons", ""]
-    vectors = _tfidf.encode(texts, 3, seed=0)
-    assert np.array_equal(vectors, _tfidf.encode(texts, 3, seed=0))
-    likeness = vectors @ vectors.T
-    assert likeness[0, 1] > 0.5 > abs(likeness[0, 2])
-    assert likeness[2, 3] > 0.5
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 1, 1, 0], atol=1e-6)
 
 
 def test_quality_by_hand() -> None:
