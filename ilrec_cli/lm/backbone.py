@@ -76,14 +76,14 @@ def build_tiny(name: str, size: TinySize, texts: list[str], seed: int) -> Backbo
 
 def load(name: str, dtype: torch.dtype) -> Backbone:
     """A pretrained causal LM and its tokenizer from a folder or the Hub."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = Path(name).expanduser()
     if folder.is_dir():
         name = str(folder.resolve())  # as it will be found again from another folder
-        _no_bars()  # nothing is fetched: bars would flash between our own lines
+        hub.no_bars()
     with hub.explained(name, "backbone"):
-        tok = AutoTokenizer.from_pretrained(name)
+        tok = hub.tokenizer(name)
         # Only safetensors: other weight files are pickles, which can hold code.
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
     if tok.eos_token_id is None:
@@ -168,7 +168,7 @@ def save(backbone: Backbone, folder: Path) -> None:
     """
     from transformers import GenerationConfig
 
-    _no_bars()
+    hub.no_bars()
     model = backbone.model
     if _has_adapters(model) and backbone.base is None:
         model = model.merge_and_unload()
@@ -200,12 +200,6 @@ def open_saved(folder: Path, dtype: torch.dtype) -> Backbone:
     base = load(kept["base"], dtype)
     _grow(base.model, kept["rows"], kept["old_rows"])
     return Backbone(PeftModel.from_pretrained(base.model, str(folder)), tok, kept["base"])
-
-
-def _no_bars() -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _has_adapters(model: Any) -> bool:

@@ -72,11 +72,13 @@ class _Encoder:
     """A model with its tokenizer, ready to pool."""
 
     def __init__(self, settings: Settings):
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
-        self.name, self.place = settings.name, devices.resolve(settings.device)
+        self.place = devices.resolve(settings.device)
+        if Path(settings.name).expanduser().is_dir():
+            hub.no_bars()
         with hub.explained(settings.name, "encoder"):
-            self.tokenizer = AutoTokenizer.from_pretrained(settings.name)
+            self.tokenizer = hub.tokenizer(settings.name)
             model = AutoModel.from_pretrained(settings.name, dtype=devices.DTYPES[settings.dtype], use_safetensors=True)
         model = model.get_encoder() if model.config.is_encoder_decoder else model
         self.model = model.to(self.place).eval()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ilrec_cli.errors import UserError
 
@@ -19,12 +20,34 @@ def explained(name: str, role: str) -> Iterator[None]:
         raise UserError(f"{role} '{name}': no such folder")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"{role} '{name}': the folder holds no config.json, so it is no Hugging Face model")
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{role} '{name}': {_reason(name, error)}") from error
+
+
+def tokenizer(name: str) -> Any:
+    """The tokenizer of a folder or name, for use inside `explained`.
+
+    Where there is none, transformers makes an empty one of the right class, to which every text looks the same.
+    """
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(name)
+    if len(found) <= len(set(found.all_special_tokens)):
+        raise ValueError("it has no tokenizer: files such as tokenizer.json are missing")
+    return found
+
+
+def no_bars() -> None:
+    """For folders and saving: nothing is fetched, bars would flash between our own lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _reason(name: str, error: BaseException) -> str:
