@@ -113,7 +113,14 @@ class BuildIds(Seeded):
         Plugin("ids", ("auto",)),
         MODEL,
     ] = "auto"
+    preset: Annotated[str | None, "a scheme's published settings; -o options win", Control, MODEL] = None
     index: Annotated[Path | None, "an LC-Rec .index.json to import", Control, DATA] = None
+    collisions: Annotated[
+        Literal["auto", "resolve", "keep", "suffix"],
+        "items that share a path: moved to free ones near by, kept, or told apart by one more token; auto resolves own "
+        "codes and keeps imports and titles",
+        MODEL,
+    ] = "auto"
     encoder: Annotated[str, "item text to vectors: tfidf, or a Hugging Face encoder (folder or name)", MODEL] = "tfidf"
     text: Annotated[tuple[str, ...], "item fields that are encoded, joined in this order", DATA] = (
         "title",
@@ -126,12 +133,15 @@ class BuildIds(Seeded):
     device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of a Hugging Face encoder", RUN] = "float32"
     name: Annotated[str | None, "name of the result [SCHEME-HASH-sSEED]", Control, RUN] = None
-    overwrite: Annotated[bool, "replace identifiers with other settings", Control, RUN] = False
+    resume: Annotated[bool, "go on from the last checkpoint", Control, RUN] = False
+    overwrite: Annotated[bool, "start again, and replace identifiers with other settings", Control, RUN] = False
     options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "vector_size", "batch_size")
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other")
 
 
 @dataclass(frozen=True, kw_only=True)

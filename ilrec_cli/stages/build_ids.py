@@ -2,43 +2,119 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ilrec_cli import artifacts, folders, plugins
+from ilrec_cli import artifacts, devices, folders, plugins
 from ilrec_cli import config as configs
+from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
+from ilrec_cli.ids import _settle
 from ilrec_cli.ids._assignment import Assignment, quality
+from ilrec_cli.ids._quantise import Job
 from ilrec_cli.settings import BuildIds
-from ilrec_cli.stages import _inputs
+from ilrec_cli.stages import _ids_folder, _inputs
+
+
+@dataclass(frozen=True)
+class Task:
+    """A build as asked for, with every open setting decided."""
+
+    settings: BuildIds
+    scheme: ModuleType
+    options: Any
+    data: Artifact
+    recorded: dict[str, Any]
+    target: Path
+
+
+@dataclass(frozen=True)
+class Made:
+    """Paths, and what later items need: the vectors, the codebooks, and the weights between them."""
+
+    assignment: Assignment
+    vectors: np.ndarray | None = None
+    tensors: dict[str, dict[str, np.ndarray]] | None = None  # file -> tensors
+    log: str = ""
 
 
 def run(config: BuildIds) -> dict[str, Any]:
     """Write WORK/DATASET/ids/NAME and print the figures."""
     console = Console.of(config)
+    task = _task(config)
+    if _is_finished(task):
+        console.say(f"Already there: {task.target}\nNext: ilrec train-cf {_inputs.flags(config)}")
+    elif task.scheme.QUANTISES:
+        identity = {**task.recorded, "version of --data": task.data.digest}
+        with _ids_folder.opened(task.target, config, identity) as folder:
+            _write(task, _quantised(task, folder, console), console)
+    else:
+        found = plugins.part(task.scheme, "assign").assign(task.data.table("items"), task.options)
+        _write(task, Made(_settle.given(found, task.settings.collisions, _key(task.data))), console)
+    ids = artifacts.read(task.target, "ids")
+    return {"path": str(task.target), "digest": ids.digest, **ids.json("quality.json")}
+
+
+def _task(config: BuildIds) -> Task:
     data = _inputs.read_data(config)
     config = _with_scheme(config)
     scheme = plugins.load("ids", config.scheme)
-    options = configs.build(scheme.Config, config.options, f"ID scheme '{config.scheme}'")
-    items = data.table("items")
-    rng = np.random.default_rng(config.seed)
-    vectors = _vectors(config, items, data.path, console) if scheme.NEEDS_VECTORS else None
-    assignment: Assignment = plugins.part(scheme, "assign").assign(items, vectors, options, rng)
-    figures = {**quality(assignment.tokens), **assignment.notes}
+    if config.collisions == "auto":
+        config = replace(config, collisions=_settle.default_rule(scheme.QUANTISES))
+    chosen = {**plugins.preset(scheme, config.preset), **config.options}
+    options = configs.build(scheme.Config, chosen, f"ID scheme '{config.scheme}'")
     recorded = _recorded(config, options)
     name = config.name or f"{config.scheme}-{configs.fingerprint(recorded)}-s{config.seed}"
     target = _inputs.dataset_dir(config) / "ids" / folders.plain_name(name, "--name")
-    if artifacts.exists(target) and not config.overwrite and _inputs.read_config(target) != recorded:
-        raise UserError(f"{target} holds identifiers with other settings. Choose another --name, or --overwrite it")
-    with artifacts.create(target, kind="ids", config=recorded, seed=config.seed, parents={"data": data}) as folder:
-        _write(folder, assignment, vectors, figures)
-    _print(console, config, figures, target)
-    return {"path": str(target), "digest": artifacts.read(target, "ids").digest, **figures}
+    return Task(config, scheme, options, data, recorded, target)
+
+
+def _is_finished(task: Task) -> bool:
+    """True if these very identifiers are there; refuses to replace others unasked, and an import by its resolution."""
+    if not artifacts.exists(task.target):
+        return False
+    found = _inputs.read_config(task.target)
+    if found != task.recorded:
+        import_kept = found["scheme"] == "lcrec_index" and found["collisions"] == "keep"
+        if import_kept and found["scheme"] == task.settings.scheme:
+            raise UserError(f"{task.target} holds the import itself. Choose another --name for one that is changed")
+        if not task.settings.overwrite:
+            raise UserError(
+                f"{task.target} holds identifiers with other settings. Choose another --name, or --overwrite it"
+            )
+    if task.settings.overwrite or not task.scheme.QUANTISES:  # a file may have changed, and reading it takes no time
+        return False
+    there = artifacts.read(task.target, "ids")
+    return there.config == task.recorded and there.manifest["parents"]["data"] == task.data.digest
+
+
+def _quantised(task: Task, folder: Path, console: Console) -> Made:
+    """Vectors, codebooks and settled paths."""
+    settings, data = task.settings, task.data
+    job = Job(console, devices.resolve(settings.device), folder, _ids_folder.logger(folder))
+    vectors_ID = _vectors(settings, data.table("items"), data.path, console)
+    rng = np.random.default_rng(settings.seed)
+    found = plugins.part(task.scheme, "quantise").fit(vectors_ID, task.options, rng, job)
+    assignment = _settle.quantised(found, settings.collisions, _key(data))
+    codebooks = {f"level_{level}": codebook_KD for level, codebook_KD in enumerate(found.codebook_LKD)}
+    log = folder / _ids_folder.LOG
+    return Made(
+        assignment,
+        vectors_ID,
+        {"codebooks": codebooks, "weights": found.weights},
+        log.read_text() if log.exists() else "",
+    )
+
+
+def _key(data: Artifact) -> np.ndarray:
+    """What decides ties: items are numbered by sorted original id."""
+    return np.arange(len(data.table("items")))
 
 
 def _with_scheme(config: BuildIds) -> BuildIds:
@@ -99,26 +175,44 @@ def item_texts(items: pa.Table, names: tuple[str, ...]) -> list[str]:
     return [". ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
 
 
-def _write(folder: Path, assignment: Assignment, vectors: np.ndarray | None, figures: dict[str, Any]) -> None:
+def _write(task: Task, made: Made, console: Console) -> None:
+    """The artifact, whole or not at all; then its figures for people."""
     from safetensors.numpy import save_file
 
-    rows = {"item": np.arange(len(assignment.codes)), "codes": assignment.codes, "tokens": assignment.tokens}
-    artifacts.write_table(folder, "item_ids", rows)
-    if vectors is not None:
-        save_file({"embeddings": np.ascontiguousarray(vectors)}, str(folder / "embeddings.safetensors"))
-    if assignment.codebooks:
-        save_file(assignment.codebooks, str(folder / "codebooks.safetensors"))
-    artifacts.write_json(folder / "quality.json", figures)
+    figures = {**quality(made.assignment.tokens), **made.assignment.notes}
+    parents = {"data": task.data}
+    with artifacts.create(
+        task.target, kind="ids", config=task.recorded, seed=task.settings.seed, parents=parents
+    ) as folder:
+        items = task.data.table("items")
+        rows = {
+            "item": items["item"],
+            "raw_id": items["raw_id"],
+            "codes": made.assignment.codes,
+            "tokens": made.assignment.tokens,
+        }
+        artifacts.write_table(folder, "item_ids", rows)
+        files = {"embeddings": {} if made.vectors is None else {"embeddings": made.vectors}, **(made.tensors or {})}
+        for name, tensors in files.items():
+            if tensors:
+                contiguous = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+                save_file(contiguous, str(folder / f"{name}.safetensors"))
+        artifacts.write_json(folder / "quality.json", figures)
+        if made.log:
+            artifacts.write_text(folder / _ids_folder.LOG, made.log)
+    _print(task, figures, console)
 
 
-def _print(console: Console, config: BuildIds, figures: dict[str, Any], target: Path) -> None:
+def _print(task: Task, figures: dict[str, Any], console: Console) -> None:
+    settings = task.settings
+    flat = {**figures, **figures["collisions"]}
     shown = {name.replace("_", " "): " / ".join(map(str, value)) if isinstance(value, list) else value
-             for name, value in figures.items()}  # fmt: skip
-    console.table([config.scheme, ""], list(shown.items()))
+             for name, value in flat.items() if not isinstance(value, dict)}  # fmt: skip
+    console.table([settings.scheme, ""], list(shown.items()))
     unused = figures.get("entries_not_used", 0)
     if unused:
         console.warn(f"{unused:,} entries of {figures['index']} name no item of this dataset: is it the right file?")
     if figures["colliding_items"]:
         count, paths = figures["colliding_items"], figures["distinct_paths"]
         console.say(f"{count:,} items collide: {figures['items']:,} items have {paths:,} distinct paths")
-    console.say(f"\nIdentifiers: {target}\nNext: ilrec train-cf {_inputs.flags(config)}")
+    console.say(f"\nIdentifiers: {task.target}\nNext: ilrec train-cf {_inputs.flags(settings)}")
