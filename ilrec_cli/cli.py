@@ -34,7 +34,18 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "demo": (settings.Demo, "demo", "Help", "ilrec demo"),
     "doctor": (settings.Doctor, "doctor", "Help", "ilrec doctor"),
 }  # fmt: skip
-PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Model", "Optimisation", "", "Running")
+PANELS = (
+    "Data",
+    "Filters, in this order",
+    "Splits",
+    "Reading",
+    "Item text",
+    "Item vectors",
+    "Model",
+    "Optimisation",
+    "",
+    "Running",
+)
 OPPOSITE = "no_"  # prefix of a switch's hidden opposite
 WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}

@@ -76,21 +76,3 @@ def runs(group_I: np.ndarray, key_I: np.ndarray | None = None) -> list[np.ndarra
     if not len(order):
         return []
     return np.split(order, np.flatnonzero(np.diff(group_I[order])) + 1)
-
-
-def quality(tokens: pa.ListArray) -> dict[str, Any]:
-    """How unique the identifiers are, and how many codes each level uses."""
-    path_ID = to_matrix(tokens)
-    groups = prefixes(path_ID)
-    size_G = np.bincount(groups[-1])
-    return {
-        "items": len(path_ID),
-        "distinct_paths": len(size_G),
-        "colliding_items": int(size_G[size_G > 1].sum()),
-        "largest_group": int(size_G.max()),
-        "collision_rate": 1 - len(size_G) / len(path_ID),
-        "codes_per_level": [len(np.unique(code_I[code_I >= 0])) for code_I in path_ID.T],
-        "prefixes_per_depth": [
-            len(np.unique(group_I[code_I >= 0])) for group_I, code_I in zip(groups[1:], path_ID.T, strict=True)
-        ],
-    }

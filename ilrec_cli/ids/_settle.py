@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from ilrec_cli.errors import UserError
-from ilrec_cli.ids._assignment import Assignment, from_codes, prefixes, to_matrix, token
+from ilrec_cli.ids._assignment import Assignment, from_codes, to_matrix, token
 from ilrec_cli.ids._collisions import Space, free_last_codes, resolve, suffixed
+from ilrec_cli.ids._quality import uniqueness
 from ilrec_cli.ids._quantise import Quantised
 
 
@@ -26,19 +27,28 @@ def quantised(found: Quantised, rule: str, key_I: np.ndarray) -> Assignment:
     """Paths of greedy codes under a rule; `key_I` ranks the items and decides ties."""
     code_IL, space = found.code_IL, Space(found.latent_ID, found.codebook_LKD)
     steps: dict[str, Any] = {}
+    report = _report(rule, code_IL)
+    report["codes_used_before"] = uniqueness(code_IL)["codes_per_level"]
     settled_ID = code_IL
     if rule == "resolve":
         settled_ID, steps = resolve(code_IL, space, key_I)
     elif rule == "suffix":
         settled_ID = suffixed(code_IL, key_I)
         steps = {"with_suffix": int((settled_ID[:, -1] >= 0).sum())}
-    return from_codes(settled_ID, {**found.notes, "collisions": _report(rule, code_IL, steps)})
+    error = float(space.squared_error(settled_ID[:, : code_IL.shape[1]]).mean())
+    spread = float(found.latent_ID.var(axis=0, dtype=np.float64).sum())
+    notes = {
+        **found.notes,
+        "collisions": {**report, **steps},
+        "reconstruction": {"error": error, "relative": error / spread if spread else 0.0},
+    }
+    return from_codes(settled_ID, notes)
 
 
 def given(found: Assignment, rule: str, key_I: np.ndarray) -> Assignment:
     """Paths that came without vectors, under a rule: free last codes stand in for near ones, lowest first."""
     path_ID = to_matrix(found.tokens)
-    report = _report(rule, path_ID, {})
+    report = _report(rule, path_ID)
     if found.text and rule == "resolve":
         raise UserError("--collisions resolve: titles have no codes to choose from; use keep or suffix")
     if rule != "keep":
@@ -50,14 +60,9 @@ def given(found: Assignment, rule: str, key_I: np.ndarray) -> Assignment:
     return found._replace(notes={**found.notes, "collisions": report})
 
 
-def _report(rule: str, path_ID: np.ndarray, steps: dict[str, Any]) -> dict[str, Any]:
-    size_G = np.bincount(prefixes(path_ID)[-1])
-    return {
-        "rule": rule,
-        "colliding_items_before": int(size_G[size_G > 1].sum()),
-        "collision_rate_before": 1 - len(size_G) / len(path_ID),
-        **steps,
-    }
+def _report(rule: str, path_ID: np.ndarray) -> dict[str, Any]:
+    before = uniqueness(path_ID)
+    return {"rule": rule, **{f"{name}_before": before[name] for name in ("colliding_items", "collision_rate")}}
 
 
 def _rebuilt(found: Assignment, path_ID: np.ndarray) -> Assignment:

@@ -70,6 +70,11 @@ def logger(folder: Path) -> Callable[[dict[str, Any]], None]:
     return log
 
 
+def read_log(folder: Path) -> str:
+    """The whole log; nothing where the scheme wrote none."""
+    return "".join(_lines(folder / LOG))
+
+
 def _lines(path: Path) -> list[str]:
     """Whole lines: the last one may have been cut off by a kill."""
     if not path.is_file():

@@ -170,6 +170,11 @@ def training_popularity(data: Artifact) -> np.ndarray:
     return np.bincount(all_.items[training], minlength=data.json("card.json")["statistics"]["items"])
 
 
+def item_order(data: Artifact) -> np.ndarray:
+    """The place of every item among all, by original id: items are numbered so."""
+    return np.arange(data.json("card.json")["statistics"]["items"])
+
+
 def draw_users(user_E: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
     """True for the events of `limit` users drawn by the seed; all of them without a limit."""
     if limit is None:

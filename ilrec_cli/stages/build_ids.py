@@ -1,4 +1,4 @@
-"""Item text (or a file) -> one token path per item, with figures on collisions and the use of codes."""
+"""Items -> one token path each, from vectors of their text, their titles or a file; with figures that judge them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ilrec_cli import artifacts, devices, folders, plugins
 from ilrec_cli import config as configs
@@ -16,32 +15,24 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.ids import _settle
-from ilrec_cli.ids._assignment import Assignment, quality
-from ilrec_cli.ids._quantise import Job
+from ilrec_cli.ids._quantise import Job, Quantised
 from ilrec_cli.settings import BuildIds
-from ilrec_cli.stages import _ids_folder, _inputs
+from ilrec_cli.stages import _ids_artifact, _ids_folder, _inputs, _vectors
+from ilrec_cli.stages._ids_artifact import Made
+from ilrec_cli.stages._text_vectors import Encoded
 
 
 @dataclass(frozen=True)
 class Task:
-    """A build as asked for, with every open setting decided."""
+    """A build as asked for, with every open setting decided; `source` is where vectors come from, if they do."""
 
     settings: BuildIds
     scheme: ModuleType
     options: Any
     data: Artifact
+    source: _vectors.Source | None
     recorded: dict[str, Any]
     target: Path
-
-
-@dataclass(frozen=True)
-class Made:
-    """Paths, and what later items need: the vectors, the codebooks, and the weights between them."""
-
-    assignment: Assignment
-    vectors: np.ndarray | None = None
-    tensors: dict[str, dict[str, np.ndarray]] | None = None  # file -> tensors
-    log: str = ""
 
 
 def run(config: BuildIds) -> dict[str, Any]:
@@ -50,15 +41,21 @@ def run(config: BuildIds) -> dict[str, Any]:
     task = _task(config)
     if _is_finished(task):
         console.say(f"Already there: {task.target}\nNext: ilrec train-cf {_inputs.flags(config)}")
-    elif task.scheme.QUANTISES:
+    elif task.source is not None:
         identity = {**task.recorded, "version of --data": task.data.digest}
         with _ids_folder.opened(task.target, config, identity) as folder:
-            _write(task, _quantised(task, folder, console), console)
+            encoded, found = _quantise(task, folder, console)
+            assignment = _settle.quantised(found, task.settings.collisions, _inputs.item_order(task.data))
+            made = Made(assignment, encoded, _ids_artifact.tensors(found), _ids_folder.read_log(folder))
+            _write(task, made, console)
+        encoded.forget()
     else:
-        found = plugins.part(task.scheme, "assign").assign(task.data.table("items"), task.options)
-        _write(task, Made(_settle.given(found, task.settings.collisions, _key(task.data))), console)
+        if config.resume:
+            raise UserError(f"--resume: the scheme {task.settings.scheme} has nothing to go on with. Start without it")
+        given = plugins.part(task.scheme, "assign").assign(task.data.table("items"), task.options)
+        _write(task, Made(_settle.given(given, task.settings.collisions, _inputs.item_order(task.data))), console)
     ids = artifacts.read(task.target, "ids")
-    return {"path": str(task.target), "digest": ids.digest, **ids.json("quality.json")}
+    return {"path": str(task.target), "name": ids.name, "digest": ids.digest, **ids.json("quality.json")}
 
 
 def _task(config: BuildIds) -> Task:
@@ -69,52 +66,11 @@ def _task(config: BuildIds) -> Task:
         config = replace(config, collisions=_settle.default_rule(scheme.QUANTISES))
     chosen = {**plugins.preset(scheme, config.preset), **config.options}
     options = configs.build(scheme.Config, chosen, f"ID scheme '{config.scheme}'")
-    recorded = _recorded(config, options)
+    source = _vectors.source(config, data) if scheme.QUANTISES else None
+    recorded = _recorded(config, options, source)
     name = config.name or f"{config.scheme}-{configs.fingerprint(recorded)}-s{config.seed}"
     target = _inputs.dataset_dir(config) / "ids" / folders.plain_name(name, "--name")
-    return Task(config, scheme, options, data, recorded, target)
-
-
-def _is_finished(task: Task) -> bool:
-    """True if these very identifiers are there; refuses to replace others unasked, and an import by its resolution."""
-    if not artifacts.exists(task.target):
-        return False
-    found = _inputs.read_config(task.target)
-    if found != task.recorded:
-        import_kept = found["scheme"] == "lcrec_index" and found["collisions"] == "keep"
-        if import_kept and found["scheme"] == task.settings.scheme:
-            raise UserError(f"{task.target} holds the import itself. Choose another --name for one that is changed")
-        if not task.settings.overwrite:
-            raise UserError(
-                f"{task.target} holds identifiers with other settings. Choose another --name, or --overwrite it"
-            )
-    if task.settings.overwrite or not task.scheme.QUANTISES:  # a file may have changed, and reading it takes no time
-        return False
-    there = artifacts.read(task.target, "ids")
-    return there.config == task.recorded and there.manifest["parents"]["data"] == task.data.digest
-
-
-def _quantised(task: Task, folder: Path, console: Console) -> Made:
-    """Vectors, codebooks and settled paths."""
-    settings, data = task.settings, task.data
-    job = Job(console, devices.resolve(settings.device), folder, _ids_folder.logger(folder))
-    vectors_ID = _vectors(settings, data.table("items"), data.path, console)
-    rng = np.random.default_rng(settings.seed)
-    found = plugins.part(task.scheme, "quantise").fit(vectors_ID, task.options, rng, job)
-    assignment = _settle.quantised(found, settings.collisions, _key(data))
-    codebooks = {f"level_{level}": codebook_KD for level, codebook_KD in enumerate(found.codebook_LKD)}
-    log = folder / _ids_folder.LOG
-    return Made(
-        assignment,
-        vectors_ID,
-        {"codebooks": codebooks, "weights": found.weights},
-        log.read_text() if log.exists() else "",
-    )
-
-
-def _key(data: Artifact) -> np.ndarray:
-    """What decides ties: items are numbered by sorted original id."""
-    return np.arange(len(data.table("items")))
+    return Task(config, scheme, options, data, source, recorded, target)
 
 
 def _with_scheme(config: BuildIds) -> BuildIds:
@@ -126,93 +82,60 @@ def _with_scheme(config: BuildIds) -> BuildIds:
     return replace(config, scheme="lcrec_index", options={**config.options, "index": config.index})
 
 
-def _recorded(config: BuildIds, options: Any) -> dict[str, Any]:
-    """What the identifiers depend on: encoder settings only where vectors are used, files by name."""
-    recorded = configs.as_dict(config, control=False) | {"options": configs.as_dict(options)}
+def _recorded(config: BuildIds, options: Any, source: _vectors.Source | None) -> dict[str, Any]:
+    """What the identifiers depend on: settings of vectors only where they are used, files by name."""
+    recorded = _vectors.without_vectors(configs.as_dict(config, control=False)) | {"options": configs.as_dict(options)}
     if config.scheme == "lcrec_index":
         recorded["options"]["index"] = Path(recorded["options"]["index"] or "").name
-        for key in ("encoder", "text", "vector_size", "dtype"):
-            del recorded[key]
-    elif config.encoder != "tfidf":
-        del recorded["vector_size"]
-    return recorded
+    return recorded | (source.recorded if source else {})
 
 
-def _vectors(config: BuildIds, items: pa.Table, data: Path, console: Console) -> np.ndarray:
-    """One vector per item from its text."""
-    texts = item_texts(items, config.text)
-    empty = sum(not text for text in texts)
-    if empty == len(texts):
-        raise UserError(
-            f"{data}: none of the {empty:,} items has text in {', '.join(config.text)}. Add the metadata file to the raw "
-            "files and preprocess again, or import identifiers: --index FILE.index.json"
-        )
-    if empty:
-        console.warn(
-            f"{empty:,} of {len(texts):,} items have no text; they are told apart only by their suffix or last code"
-        )
-    if config.encoder == "tfidf":
-        from ilrec_cli.ids import _tfidf
-
-        return _tfidf.encode(texts, config.vector_size, config.seed)
-    from ilrec_cli.lm import embed
-
-    return embed.mean_pooled(
-        config.encoder, texts, batch_size=config.batch_size, device=config.device, dtype=config.dtype, console=console
-    )
+def _is_finished(task: Task) -> bool:
+    """True if these very identifiers are there; refuses to replace others unasked, and an import by its resolution."""
+    if not artifacts.exists(task.target):
+        return False
+    found = _inputs.read_config(task.target)
+    if found != task.recorded:
+        kept = {"scheme": task.settings.scheme, "collisions": "keep"}
+        if not task.scheme.QUANTISES and task.settings.collisions != "keep" and kept.items() <= found.items():
+            raise UserError(f"{task.target} holds what is to be changed: choose another --name for the result")
+        if not task.settings.overwrite:
+            raise UserError(
+                f"{task.target} holds identifiers with other settings. Choose another --name, or --overwrite it"
+            )
+    # Where nothing is trained it takes no time, and a file may have changed under its name.
+    if task.settings.overwrite or not task.scheme.QUANTISES or found != task.recorded:
+        return False
+    return artifacts.read(task.target, "ids").manifest["parents"] == _parent_digests(task)
 
 
-def item_texts(items: pa.Table, names: tuple[str, ...]) -> list[str]:
-    """The chosen fields of each item, joined by '. '; empty fields are left out."""
-    allowed = ("title", "description", "brand", "categories")
-    for name in names:
-        if name not in allowed:
-            raise UserError(f"--text names '{name}', expected some of {', '.join(allowed)}")
-    columns = []
-    for name in names:
-        values = items[name].to_pylist()
-        columns.append([", ".join(value) if isinstance(value, list) else value for value in values])
-    return [". ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+def _parent_digests(task: Task) -> dict[str, str]:
+    return {role: parent.digest for role, parent in _parents(task).items()}
+
+
+def _parents(task: Task) -> dict[str, Artifact]:
+    return {"data": task.data} | (task.source.parents if task.source else {})
+
+
+def _quantise(task: Task, folder: Path, console: Console) -> tuple[Encoded, Quantised]:
+    """Vectors, and their greedy codes."""
+    assert task.source is not None
+    settings = task.settings
+    encoded = _vectors.encode(task.source, task.data.table("items"), task.target.parent, console)
+    job = Job(console, devices.resolve(settings.device), folder, _ids_folder.logger(folder))
+    rng = np.random.default_rng(settings.seed)
+    return encoded, plugins.part(task.scheme, "quantise").fit(encoded.vector_ID, task.options, rng, job)
 
 
 def _write(task: Task, made: Made, console: Console) -> None:
-    """The artifact, whole or not at all; then its figures for people."""
-    from safetensors.numpy import save_file
-
-    figures = {**quality(made.assignment.tokens), **made.assignment.notes}
-    parents = {"data": task.data}
-    with artifacts.create(
-        task.target, kind="ids", config=task.recorded, seed=task.settings.seed, parents=parents
-    ) as folder:
-        items = task.data.table("items")
-        rows = {
-            "item": items["item"],
-            "raw_id": items["raw_id"],
-            "codes": made.assignment.codes,
-            "tokens": made.assignment.tokens,
-        }
-        artifacts.write_table(folder, "item_ids", rows)
-        files = {"embeddings": {} if made.vectors is None else {"embeddings": made.vectors}, **(made.tensors or {})}
-        for name, tensors in files.items():
-            if tensors:
-                contiguous = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
-                save_file(contiguous, str(folder / f"{name}.safetensors"))
-        artifacts.write_json(folder / "quality.json", figures)
-        if made.log:
-            artifacts.write_text(folder / _ids_folder.LOG, made.log)
-    _print(task, figures, console)
-
-
-def _print(task: Task, figures: dict[str, Any], console: Console) -> None:
-    settings = task.settings
-    flat = {**figures, **figures["collisions"]}
-    shown = {name.replace("_", " "): " / ".join(map(str, value)) if isinstance(value, list) else value
-             for name, value in flat.items() if not isinstance(value, dict)}  # fmt: skip
-    console.table([settings.scheme, ""], list(shown.items()))
+    figures = _ids_artifact.write(
+        task.target, made, task.data, config=task.recorded, seed=task.settings.seed, parents=_parents(task)
+    )
+    _ids_artifact.show(task.settings.scheme, figures, console)
     unused = figures.get("entries_not_used", 0)
     if unused:
         console.warn(f"{unused:,} entries of {figures['index']} name no item of this dataset: is it the right file?")
     if figures["colliding_items"]:
         count, paths = figures["colliding_items"], figures["distinct_paths"]
         console.say(f"{count:,} items collide: {figures['items']:,} items have {paths:,} distinct paths")
-    console.say(f"\nIdentifiers: {task.target}\nNext: ilrec train-cf {_inputs.flags(settings)}")
+    console.say(f"\nIdentifiers: {task.target}\nNext: ilrec train-cf {_inputs.flags(task.settings)}")

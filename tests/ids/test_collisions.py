@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from ilrec_cli.errors import UserError
 from ilrec_cli.ids import _settle
-from ilrec_cli.ids._assignment import Assignment, from_codes, prefixes, quality, to_matrix
+from ilrec_cli.ids._assignment import Assignment, prefixes, to_matrix
 from ilrec_cli.ids._collisions import Space, free_last_codes, resolve, suffixed
+from ilrec_cli.ids._quality import uniqueness
 from ilrec_cli.ids._quantise import Quantised, greedy
 
 SIZES = st.lists(st.integers(2, 4), min_size=1, max_size=3)
@@ -211,9 +212,9 @@ def test_an_import_is_resolved_by_free_codes_then_by_a_letter_that_no_token_has(
 def test_the_rules_on_own_codes(rule: str) -> None:
     code, space = world([2, 3], 30, 0, twins=5)
     found = _settle.quantised(Quantised(code, space.latent_ID, space.codebook_LKD, {}, {}), rule, np.arange(30))
-    figures = quality(found.tokens)
+    figures = uniqueness(to_matrix(found.tokens))
     assert (figures["colliding_items"] == 0) == (rule != "keep")
-    before = quality(from_codes(code, {}).tokens)
+    before = uniqueness(code)
     assert found.notes["collisions"]["colliding_items_before"] == before["colliding_items"] > 0
     assert found.notes["collisions"]["collision_rate_before"] == before["collision_rate"]
     if rule == "suffix":

@@ -9,7 +9,8 @@ import pytest
 
 from ilrec_cli import plugins
 from ilrec_cli.ids import _settle
-from ilrec_cli.ids._assignment import quality, to_matrix
+from ilrec_cli.ids._assignment import to_matrix
+from ilrec_cli.ids._quality import uniqueness
 from ilrec_cli.ids._quantise import Job, Quantised, greedy
 from ilrec_cli.trie import ItemTrie
 
@@ -66,7 +67,7 @@ def test_later_items_get_the_codes_that_the_same_vectors_got(name: str) -> None:
 @pytest.mark.parametrize("name", QUANTISING)
 def test_every_item_has_a_path_of_its_own_through_the_trie(name: str) -> None:
     found = _settle.quantised(fit(name, vectors()), "resolve", np.arange(ITEMS))
-    assert quality(found.tokens)["colliding_items"] == 0
+    assert uniqueness(to_matrix(found.tokens))["colliding_items"] == 0
     path_ID = to_matrix(found.tokens) + 1  # 0 ends every path
     trie = ItemTrie.build([[*path[path > 0].tolist(), 0] for path in path_ID])
     leaves = np.asarray(trie.leaf_of(np.arange(ITEMS)))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilrec_cli.ids import _tfidf, rqkmeans
-from ilrec_cli.ids._assignment import from_codes, quality, token
+from ilrec_cli.ids import rqkmeans
+from ilrec_cli.ids._assignment import from_codes, token
 from ilrec_cli.ids._quantise import Job, Quantised
 from ilrec_cli.ids.rqkmeans.quantise import automatic_codes, balanced, fit
 from ilrec_cli.trie import ItemTrie
@@ -84,23 +84,3 @@ def test_fewer_items_than_codes() -> None:
     found = quantised(clustered(3), codes=256)
     assert len(np.unique(found.code_IL, axis=0)) == 3
     assert len(found.codebook_LKD[0]) == 3
-
-
-def test_tfidf_puts_like_texts_together_and_is_deterministic() -> None:
-    texts = ["red guitar strings", "blue guitar strings", "camping tent", "camping tent two persons", ""]
-    vectors = _tfidf.encode(texts, 3, seed=0)
-    assert np.array_equal(vectors, _tfidf.encode(texts, 3, seed=0))
-    likeness = vectors @ vectors.T
-    assert likeness[0, 1] > 0.5 > abs(likeness[0, 2])
-    assert likeness[2, 3] > 0.5
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 1, 1, 0], atol=1e-6)
-
-
-def test_quality_by_hand() -> None:
-    figures = quality(from_codes(np.array([[0, 0], [0, 0], [0, 1], [1, 0], [0, 0]]), {}).tokens)
-    assert figures["distinct_paths"] == 3
-    assert figures["colliding_items"] == 3
-    assert figures["largest_group"] == 3
-    assert figures["collision_rate"] == pytest.approx(2 / 5)
-    assert figures["codes_per_level"] == [2, 2]
-    assert figures["prefixes_per_depth"] == [2, 3]
