@@ -36,6 +36,12 @@ class Space(NamedTuple):
             left_MD -= self.codebook_LKD[level][code_IL[item_M, level]]
         return left_MD
 
+    def error(self, code_IL: np.ndarray) -> dict[str, float]:
+        """Mean squared distance of the items to what their codes stand for; and as a share of the items' variance."""
+        error = float(self.squared_error(code_IL).mean())
+        spread = float(self.latent_ID.var(axis=0, dtype=np.float64).sum())
+        return {"error": error, "relative": error / spread if spread else 0.0}
+
     def squared_error(self, code_IL: np.ndarray) -> np.ndarray:
         """Squared distance of every item to what its codes stand for, a block of items at a time."""
         levels = len(self.codebook_LKD)

@@ -35,12 +35,10 @@ def quantised(found: Quantised, rule: str, key_I: np.ndarray) -> Assignment:
     elif rule == "suffix":
         settled_ID = suffixed(code_IL, key_I)
         steps = {"with_suffix": int((settled_ID[:, -1] >= 0).sum())}
-    error = float(space.squared_error(settled_ID[:, : code_IL.shape[1]]).mean())
-    spread = float(found.latent_ID.var(axis=0, dtype=np.float64).sum())
     notes = {
         **found.notes,
         "collisions": {**report, **steps},
-        "reconstruction": {"error": error, "relative": error / spread if spread else 0.0},
+        "reconstruction": space.error(settled_ID[:, : code_IL.shape[1]]),
     }
     return from_codes(settled_ID, notes)
 

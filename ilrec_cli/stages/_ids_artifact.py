@@ -12,7 +12,6 @@ from ilrec_cli import artifacts
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.ids._assignment import Assignment
-from ilrec_cli.ids._quantise import Quantised
 from ilrec_cli.stages import _ids_folder, _ids_quality
 from ilrec_cli.stages._text_vectors import Encoded
 
@@ -30,10 +29,9 @@ class Made:
     log: str = ""
 
 
-def tensors(found: Quantised) -> Tensors:
+def tensors_of(codebook_LKD: list[np.ndarray], weights: dict[str, np.ndarray]) -> Tensors:
     """Codebooks by level, and the weights of the map from vectors to latents."""
-    codebooks = {f"level_{level}": codebook_KD for level, codebook_KD in enumerate(found.codebook_LKD)}
-    return {CODEBOOKS: codebooks, WEIGHTS: found.weights}
+    return {CODEBOOKS: {f"level_{level}": each for level, each in enumerate(codebook_LKD)}, WEIGHTS: weights}
 
 
 def read(ids: Artifact) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:

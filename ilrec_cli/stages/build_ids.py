@@ -46,7 +46,12 @@ def run(config: BuildIds) -> dict[str, Any]:
         with _ids_folder.opened(task.target, config, identity) as folder:
             encoded, found = _quantise(task, folder, console)
             assignment = _settle.quantised(found, task.settings.collisions, _inputs.item_order(task.data))
-            made = Made(assignment, encoded, _ids_artifact.tensors(found), _ids_folder.read_log(folder))
+            made = Made(
+                assignment,
+                encoded,
+                _ids_artifact.tensors_of(found.codebook_LKD, found.weights),
+                _ids_folder.read_log(folder),
+            )
             _write(task, made, console)
         encoded.forget()
     else:
