@@ -75,7 +75,7 @@ def _of_data(config: ExtendIds, frozen: Frozen, known: Known, console: Console) 
     )  # fmt: skip
     _say(notes, console)
     _ids_artifact.show(name, figures, console)
-    console.say(f"\nIdentifiers: {target}\nOld items keep theirs: runs trained with '{ids.name}' know them")
+    console.say(f"\nIdentifiers: {target}\nNext: ilrec train {_inputs.flags(config)} --ids {name}")
     return {"path": str(target), "name": name, "digest": artifacts.read(target, "ids").digest, **figures}
 
 
