@@ -12,6 +12,7 @@ import numpy as np
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.ids import _quality
 from ilrec_cli.ids._assignment import Assignment, to_matrix
+from ilrec_cli.ids._quantise import as_bytes
 from ilrec_cli.stages import _inputs
 
 
@@ -26,6 +27,7 @@ def measure(
         "version": _quality.VERSION,
         "text": assignment.text,
         **_quality.uniqueness(path_ID),
+        **({} if vectors_ID is None else {"distinct_vectors": len(np.unique(as_bytes(vectors_ID)))}),
         "levels": _quality.levels(path_ID, sizes),
         "branching": _quality.branching(path_ID),
         "ambiguous_targets": {split: _targets(data, split, shared_I) for split in ("valid", "test")},

@@ -82,6 +82,7 @@ def _cells(figures: Figures) -> dict[str, str | None]:
         "scheme": figures["scheme"],
         "vectors": figures["vectors"],
         "items": f"{figures['items']:,}",
+        "distinct vectors": _count(figures.get("distinct_vectors")),
         "distinct paths": f"{figures['distinct_paths']:,}",
         "items that collide": f"{figures['colliding_items']:,}",
         "  before they were settled": f"{collisions['colliding_items_before']:,}",
