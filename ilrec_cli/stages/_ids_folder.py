@@ -11,6 +11,7 @@ from typing import Any
 
 from ilrec_cli import artifacts, folders
 from ilrec_cli.errors import UserError
+from ilrec_cli.lm.interrupt import Stopped
 from ilrec_cli.settings import BuildIds
 
 IDENTITY, LOG = "identity.json", "log.jsonl"
@@ -46,9 +47,11 @@ def opened(target: Path, config: BuildIds, identity: dict[str, Any]) -> Iterator
                 _clear(folder)
                 artifacts.write_json(folder / IDENTITY, identity)
             yield folder
-        except BaseException:
+        except BaseException as error:
             if not _has_progress(folder):
                 _remove(folder, made)
+            elif isinstance(error, KeyboardInterrupt):
+                raise Stopped(f"stopped; the place is kept in {folder}. Go on with --resume") from error
             raise
         shutil.rmtree(folder)
 

@@ -16,10 +16,10 @@ from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.ids import _settle
 from ilrec_cli.ids._quantise import Job, Quantised
+from ilrec_cli.lm.interrupt import Stopped
 from ilrec_cli.settings import BuildIds
 from ilrec_cli.stages import _ids_artifact, _ids_folder, _inputs, _vectors
 from ilrec_cli.stages._ids_artifact import Made
-from ilrec_cli.stages._text_vectors import Encoded
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,11 @@ def run(config: BuildIds) -> dict[str, Any]:
     if _is_finished(task):
         console.say(f"Already there: {task.target}\nNext: ilrec train-cf {_inputs.flags(config)}")
     elif task.source is not None:
-        identity = {**task.recorded, "version of --data": task.data.digest}
-        with _ids_folder.opened(task.target, config, identity) as folder:
-            encoded, found = _quantise(task, folder, console)
-            assignment = _settle.quantised(found, task.settings.collisions, _inputs.item_order(task.data))
-            made = Made(
-                assignment,
-                encoded,
-                _ids_artifact.tensors_of(found.codebook_LKD, found.weights),
-                _ids_folder.read_log(folder),
-            )
-            _write(task, made, console)
-        encoded.forget()
+        try:
+            _train(task, task.source, console)
+        except Stopped as stopped:
+            console.say(f"\n{stopped}")
+            raise
     else:
         if config.resume:
             raise UserError(f"--resume: the scheme {task.settings.scheme} has nothing to go on with. Start without it")
@@ -122,14 +115,19 @@ def _parents(task: Task) -> dict[str, Artifact]:
     return {"data": task.data} | (task.source.parents if task.source else {})
 
 
-def _quantise(task: Task, folder: Path, console: Console) -> tuple[Encoded, Quantised]:
-    """Vectors, and their greedy codes."""
-    assert task.source is not None
+def _train(task: Task, source: _vectors.Source, console: Console) -> None:
+    """Vectors, codebooks, settled paths; kept on the way where the scheme keeps its place."""
     settings = task.settings
-    encoded = _vectors.encode(task.source, task.data.table("items"), task.target.parent, console)
-    job = Job(console, devices.resolve(settings.device), folder, _ids_folder.logger(folder))
-    rng = np.random.default_rng(settings.seed)
-    return encoded, plugins.part(task.scheme, "quantise").fit(encoded.vector_ID, task.options, rng, job)
+    identity = {**task.recorded, "version of --data": task.data.digest}
+    with _ids_folder.opened(task.target, settings, identity) as folder:
+        encoded = _vectors.encode(source, task.data.table("items"), task.target.parent, console)
+        job = Job(console, devices.resolve(settings.device), folder, _ids_folder.logger(folder))
+        rng = np.random.default_rng(settings.seed)
+        found: Quantised = plugins.part(task.scheme, "quantise").fit(encoded.vector_ID, task.options, rng, job)
+        assignment = _settle.quantised(found, settings.collisions, _inputs.item_order(task.data))
+        tensors = _ids_artifact.tensors_of(found.codebook_LKD, found.weights)
+        _write(task, Made(assignment, encoded, tensors, _ids_folder.read_log(folder)), console)
+    encoded.forget()
 
 
 def _write(task: Task, made: Made, console: Console) -> None:

@@ -122,7 +122,9 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_goes_on(
     files = tree(own_world / "toy" / "ids")
     with monkeypatch.context() as patch:
         stopping(patch, KeyboardInterrupt())
-        assert ilrec(*common).code == 130
+        stopped = ilrec(*common)
+        assert stopped.code == 130
+        assert "Go on with --resume" in stopped.out
     assert [path for path in tree(own_world / "toy" / "ids") if path not in files] == [
         ".long.checkpoints", ".long.checkpoints/identity.json", ".long.checkpoints/last.safetensors", ".long.checkpoints/log.jsonl",
     ]  # fmt: skip

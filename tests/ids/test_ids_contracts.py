@@ -34,7 +34,10 @@ def fit(name: str, vectors_ID: np.ndarray, seed: int = 0, **options: Any) -> Qua
     )
 
 
-FAST: dict[str, dict[str, Any]] = {}  # options with which a scheme that trains is quick
+# Options with which a scheme that trains is quick.
+FAST: dict[str, dict[str, Any]] = {
+    "rqvae": {"levels": 3, "codes": 8, "code_size": 8, "hidden": (16,), "epochs": 20},
+}
 
 
 @pytest.mark.parametrize("name", QUANTISING)
