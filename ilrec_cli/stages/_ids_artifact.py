@@ -16,7 +16,7 @@ from ilrec_cli.stages import _ids_folder, _ids_quality
 from ilrec_cli.stages._text_vectors import Encoded
 
 Tensors = dict[str, dict[str, np.ndarray]]  # file -> name -> tensor
-CODEBOOKS, WEIGHTS = "codebooks", "weights"
+CODEBOOKS, WEIGHTS, RETIRED = "codebooks", "weights", "retired"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ def read(ids: Artifact) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     found = {name: _load(ids.path / f"{name}.safetensors") for name in (CODEBOOKS, WEIGHTS)}
     codebooks = found[CODEBOOKS]
     return [codebooks[f"level_{level}"] for level in range(len(codebooks))], found[WEIGHTS]
+
+
+def retired(ids: Artifact) -> np.ndarray:
+    """Paths (padded with -1) of items that were there before these identifiers were extended, and are no longer."""
+    found = _load(ids.path / f"{RETIRED}.safetensors")
+    return found["paths"] if found else np.zeros((0, 0), dtype=np.int64)
 
 
 def write(

@@ -1,6 +1,6 @@
 """New items beside old ones: greedy codes from the frozen codebooks, then free leaves; old paths never change.
 
-Shapes: O old items (those that the newer data lack included), N new ones, L levels, D dimensions of a latent.
+Shapes: O old items (then those that are gone), N new ones, L levels, D dimensions of a latent.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Frozen(NamedTuple):
             raise UserError(f"'{ids.name}' cannot be extended: {REFUSED[name]}")
         options = configs.build(scheme.Config, ids.config["options"], f"ID scheme '{name}'")
         codes = ids.table("item_ids")["codes"].combine_chunks()
-        return cls(ids, scheme, options, *_ids_artifact.read(ids), to_matrix(codes))
+        path_OL, gone = to_matrix(codes), _ids_artifact.retired(ids)
+        width = max(path_OL.shape[1], gone.shape[1])
+        every = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-1) for part in (path_OL, gone)]
+        return cls(ids, scheme, options, *_ids_artifact.read(ids), np.concatenate(every))
 
     def latent(self, vectors_ND: np.ndarray) -> np.ndarray:
         """What the codebooks quantise."""

@@ -64,11 +64,16 @@ def _of_data(config: ExtendIds, frozen: Frozen, known: Known, console: Console) 
     if artifacts.exists(target) and (not config.overwrite or target.resolve() == ids.path.resolve()):
         raise UserError(f"{target} is there already. Choose another --name{', or --overwrite it' * (name != ids.name)}")
     path_ID, notes, vectors_ID = _paths(config, frozen, known, items, console)
-    encoded = _text_vectors.extended(ids, vectors_ID, _old_rows(items, known))
+    old_I = _old_rows(items, known)
+    encoded = _text_vectors.extended(ids, vectors_ID, old_I)
     assignment = from_codes(
         path_ID, {"extended_from": ids.name, **notes, **_reconstruction(frozen, path_ID, vectors_ID)}
     )
-    made = _ids_artifact.Made(assignment, encoded, _ids_artifact.tensors_of(frozen.codebook_LKD, frozen.weights))
+    tensors = _ids_artifact.tensors_of(frozen.codebook_LKD, frozen.weights)
+    gone = np.delete(frozen.path_OL, old_I[old_I >= 0], axis=0)
+    made = _ids_artifact.Made(
+        assignment, encoded, tensors | {_ids_artifact.RETIRED: {"paths": gone} if len(gone) else {}}
+    )
     figures = _ids_artifact.write(
         target, made, data, config={**ids.config, "extended_from": ids.name}, seed=ids.manifest["seed"],
         parents={"data": data, "ids": ids},

@@ -257,6 +257,24 @@ def test_newer_data_get_identifiers_and_old_items_keep_theirs(own_world: Path, i
     assert ilrec("ids", "report", *toy(own_world)).code == 0
 
 
+def test_the_path_of_an_item_that_went_is_not_given_away(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    """Two extensions later, new items with the text of lost ones still have other paths."""
+    before, lost = paths(own_world, "text"), items_of(own_world)
+    newer(own_world, "--limit-users", "60")
+    assert ilrec("ids", "extend", *toy(own_world), "--ids", "text", "--name", "fewer").code == 0
+    lost = [item for item in lost if item["raw_id"] not in paths(own_world, "fewer")]
+    assert lost
+    newer(own_world)
+    assert ilrec("ids", "extend", *toy(own_world), "--ids", "fewer", "--name", "more").code == 0
+    rows = [{**item, "raw_id": f"new-{item['raw_id']}"} for item in lost]
+    file = tmp_path / "new.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert ilrec("ids", "extend", *toy(own_world), "--ids", "more", "--items", file).code == 0
+    found = [json.loads(line)["tokens"] for line in (own_world / "toy" / "new.ids.jsonl").read_text().splitlines()]
+    gone = {tuple(before[item["raw_id"]]) for item in lost}
+    assert not gone & set(map(tuple, [*found, *paths(own_world, "more").values(), *paths(own_world, "fewer").values()]))
+
+
 def test_a_table_of_new_items(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
     known = items_of(own_world)
     old, alike = known[3], known[5]
