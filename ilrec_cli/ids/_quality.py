@@ -13,7 +13,7 @@ import numpy as np
 from ilrec_cli.ids._assignment import prefixes
 
 VERSION = 1  # of quality.json
-NEIGHBOURS, QUERIES = 10, 2000
+NEIGHBOURS = 10
 
 
 class Interval(NamedTuple):
@@ -84,7 +84,7 @@ def purity(
     """Do items that share a prefix share more than chance would have it? A row per depth and attribute.
 
     Attributes are numbers (-1: not known): the share of pairs of items of one prefix that agree. With vectors:
-    "neighbours", the share of an item's 10 nearest others (for at most 2,000 items) that have its prefix.
+    "neighbours", the share of an item's 10 nearest others that have its prefix (for 2,000 items, of a million 500).
     """
     rng = np.random.default_rng(0)
     near_QN = None if vectors_ID is None or len(vectors_ID) < 3 else nearest(vectors_ID, rng)
@@ -106,7 +106,7 @@ def purity(
 def nearest(vectors_ID: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(query_Q, near_QN): for items drawn at random, or all where there are few, the nearest others by distance."""
     items = len(vectors_ID)
-    query_Q = np.sort(rng.permutation(items)[:QUERIES])
+    query_Q = np.sort(rng.permutation(items)[: int(np.clip(200_000_000 // items, 500, 2000))])
     vectors_ID = vectors_ID.astype(np.float32)
     half_norm_I = 0.5 * (vectors_ID**2).sum(1)
     count = min(NEIGHBOURS, items - 1)
