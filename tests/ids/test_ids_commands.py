@@ -284,8 +284,9 @@ def test_a_table_of_new_items(own_world: Path, tmp_path: Path, ilrec: Run) -> No
         {"raw_id": "a-new", "title": alike["title"], "brand": alike["brand"], "description": alike["description"]},
         {"raw_id": "odd", "title": ""},
     ]
+    again = {"raw_id": "odd", "title": "the first row of an item counts"}
     file = tmp_path / "new.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, again]))
     assert ilrec("ids", "extend", *toy(own_world), "--items", file).code == 0
     found = [json.loads(line) for line in (own_world / "toy" / "new.ids.jsonl").read_text().splitlines()]
     assert [row["raw_id"] for row in found] == [row["raw_id"] for row in rows]
@@ -298,8 +299,8 @@ def test_a_table_of_new_items(own_world: Path, tmp_path: Path, ilrec: Run) -> No
     assert not taken & set(new)
     file.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
     assert ilrec("ids", "extend", *toy(own_world), "--items", file, "--overwrite").code == 0
-    again = [json.loads(line) for line in (own_world / "toy" / "new.ids.jsonl").read_text().splitlines()]
-    assert again == found[::-1], "the order of the table does not matter"
+    backwards = [json.loads(line) for line in (own_world / "toy" / "new.ids.jsonl").read_text().splitlines()]
+    assert backwards == found[::-1], "the order of the table does not matter"
 
 
 def test_the_same_text_gets_the_same_greedy_codes(own_world: Path, tmp_path: Path, ilrec: Run) -> None:

@@ -88,7 +88,7 @@ def described_items(path: Path, reading: Reading) -> pl.DataFrame:
     found, columns = _text_table(path, table.Config(), "raw_id", reading)
     if found.is_empty():
         raise UserError(f"--items {path}: no item in it")
-    return _raw.described(found, columns, found[columns["raw_id"]], reading)
+    return _raw.described(found, columns, found[columns["raw_id"]].unique(maintain_order=True), reading)
 
 
 def _text_table(path: Path, config: table.Config, item: str, reading: Reading) -> tuple[pl.DataFrame, dict[str, str]]:
