@@ -20,7 +20,7 @@ ALLOWED = {
     "errors": set(), "metrics": set(), "ranking": set(), "batching": set(), "histories": set(), "sequences": set(), "splits": set(), "negatives": {"histories"},
     "trie": set(), "schemas": set(), "console": set(), "devices": {"errors"}, "plugins": {"errors"},
     "folders": {"errors"}, "spill": {"folders"}, "provenance": set(), "artifacts": {"errors", "schemas", "folders", "provenance"}, "config": {"errors", "plugins"}, "settings": {"config"},
-    "cli": {"errors", "plugins", "config", "settings"}, "__main__": {"cli"}, "__init__": set(),
+    "listing": {"config", "errors", "plugins"}, "cli": {"errors", "plugins", "config", "settings", "listing"}, "__main__": {"cli"}, "__init__": set(),
     "datasets": PURE, "ids": PURE, "cf": PURE, "lm": PURE, "methods": PURE | {"lm"},
     "stages": PURE | {"datasets", "ids", "cf", "lm", "methods"},
 }  # fmt: skip

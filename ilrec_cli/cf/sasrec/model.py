@@ -41,6 +41,9 @@ class Model(nn.Module):
         hidden_BD = hidden_BTD.gather(1, last_B11.expand(-1, 1, hidden_BTD.shape[2])).squeeze(1)
         return (hidden_BD @ self.item.weight.T).float()
 
+    def item_embeddings(self) -> Tensor:
+        return self.item.weight
+
     def _encode(self, item_BT: Tensor) -> Tensor:
         """hidden_BTD; padding lies to the right of what any real place attends to."""
         hidden = self.item(item_BT.clamp(min=0)) + self.position.weight[: item_BT.shape[1]]
