@@ -29,16 +29,18 @@ class Config:
         "what a level hands to the next: minus the code as a constant, so that every level's commitment reaches the "
         "encoder, or minus the straight-through code, as LC-Rec does, where only the first level's does",
     ] = "detached_code"
+    separation: Annotated[float, "weight of the push that parts items of a batch with the same path; LC-Rec: 0"] = 5.0
     sinkhorn_epsilon: Annotated[float, "smoothing of the balanced last level in training; 0: nearest codes"] = 0.003
     sinkhorn_iterations: Annotated[int, "rounds of balancing"] = 50
     kmeans_iterations: Annotated[int, "of the k-means that starts the codebooks"] = 25
-    batch_size: Annotated[int, "items a step, at most; the batches of an epoch are of equal size"] = 1024
-    epochs: Annotated[int, "passes over the items; 0: about 5,000 steps, at least 20 epochs"] = 0
+    batch_size: Annotated[int, "items a step, at most; the batches of an epoch are of equal size"] = 256
+    epochs: Annotated[int, "passes over the items; 0: about 8,000 steps in 20 to 400 epochs"] = 0
     learning_rate: Annotated[float, "of AdamW, after the warm-up; then down to 0 in a line"] = 1e-3
     weight_decay: Annotated[float, "of AdamW"] = 1e-4
     warmup: Annotated[float, "share of the steps in which the learning rate rises"] = 0.05
     clip: Annotated[float, "largest norm of the gradient"] = 1.0
     evaluate_every: Annotated[int, "epochs between evaluations (and checkpoints); 0: 40 in the whole training"] = 0
+    settle: Annotated[float, "share of the training after which the best weights may be kept"] = 0.5
     restart_every: Annotated[int, "evaluations between restarts of codes that no item has; 0: never"] = 1
     collapse: Annotated[float, "a level is collapsed when at most this share of its codes is used"] = 0.05
     collapse_patience: Annotated[int, "evaluations with a collapsed level before training stops; 0: never"] = 3
@@ -56,22 +58,22 @@ class Config:
         for name in ("sinkhorn_iterations", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("quantisation_weight", "commitment", "kmeans_iterations", "epochs", "weight_decay", "evaluate_every",
+        for name in ("quantisation_weight", "commitment", "separation", "kmeans_iterations", "epochs", "weight_decay", "evaluate_every",
                      "restart_every", "collapse_patience"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
         if not (self.learning_rate > 0 and self.clip > 0):
             raise ValueError("learning_rate and clip must be positive")
-        if not (0 <= self.warmup < 1 and 0 <= self.collapse < 1):
-            raise ValueError("warmup and collapse lie in [0, 1)")
+        if not all(0 <= share < 1 for share in (self.warmup, self.settle, self.collapse)):
+            raise ValueError("warmup, settle and collapse lie in [0, 1)")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "lc-rec": {
         "levels": 4, "codes": 256, "code_size": 32, "hidden": (2048, 1024, 512, 256, 128, 64), "standardise": False,
-        "quantisation_weight": 1.0, "commitment": 0.25, "residual": "straight_through", "sinkhorn_epsilon": 0.003,
+        "quantisation_weight": 1.0, "commitment": 0.25, "residual": "straight_through", "separation": 0.0, "sinkhorn_epsilon": 0.003,
         "sinkhorn_iterations": 50, "kmeans_iterations": 100, "batch_size": 1024, "epochs": 10_000,
         "learning_rate": 1e-3, "weight_decay": 1e-4, "warmup": 0.005, "clip": 1.0, "evaluate_every": 50,
-        "restart_every": 0,
+        "settle": 0.0, "restart_every": 0,
     },
 }  # fmt: skip

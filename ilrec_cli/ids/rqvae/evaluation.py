@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ilrec_cli.ids import rqvae
 from ilrec_cli.ids._quantise import greedy
 from ilrec_cli.ids.rqvae.model import Model
 
@@ -27,12 +28,12 @@ class Evaluation:
     count_LK: np.ndarray
 
     @property
-    def used_L(self) -> np.ndarray:
+    def used(self) -> np.ndarray:
         """How many codes of each level some vector has."""
         return (self.count_LK > 0).sum(1)
 
     @property
-    def entropy_L(self) -> np.ndarray:
+    def entropy(self) -> np.ndarray:
         """Of the use of each level's codes, in bits; log2(K) when all are used alike."""
         share_LK = self.count_LK / self.count_LK.sum(1, keepdims=True)
         return -(share_LK * np.log2(np.where(share_LK > 0, share_LK, 1))).sum(1)
@@ -42,15 +43,15 @@ class Evaluation:
         return {
             "reconstruction": self.reconstruction,
             "collision_rate": self.collisions / len(self.code_UL),
-            "usage": [round(float(share), 4) for share in self.used_L / self.count_LK.shape[1]],
-            "entropy": [round(float(bits), 3) for bits in self.entropy_L],
+            "usage": [round(float(share), 4) for share in self.used / self.count_LK.shape[1]],
+            "entropy": [round(float(bits), 3) for bits in self.entropy],
         }
 
 
 @torch.inference_mode()
 def encode(model: Model, vector_UV: Tensor) -> np.ndarray:
     """[U, D] latents, a block at a time."""
-    return np.concatenate([model.encoder(block).cpu().numpy() for block in vector_UV.split(BLOCK)])
+    return np.concatenate([model.encoder(block).cpu().numpy() for block in torch.split(vector_UV, BLOCK)])
 
 
 @torch.inference_mode()
@@ -66,7 +67,7 @@ def evaluate(model: Model, vector_UV: Tensor) -> Evaluation:
         quantisation += (1 + model.config.commitment) * float((residual_UD**2).mean()) / levels
     quantised = torch.from_numpy(latent_UD - residual_UD).to(vector_UV.device)
     squares = [float(F.mse_loss(model.decoder(part), block, reduction="sum"))
-               for part, block in zip(quantised.split(BLOCK), vector_UV.split(BLOCK), strict=True)]  # fmt: skip
+               for part, block in zip(torch.split(quantised, BLOCK), torch.split(vector_UV, BLOCK), strict=True)]  # fmt: skip
     reconstruction = sum(squares) / vector_UV.numel()
     return Evaluation(
         latent_UD=latent_UD,
@@ -75,4 +76,25 @@ def evaluate(model: Model, vector_UV: Tensor) -> Evaluation:
         loss=reconstruction + model.config.quantisation_weight * quantisation,
         collisions=len(code_UL) - len(np.unique(code_UL, axis=0)),
         count_LK=np.stack([np.bincount(code_U, minlength=codes) for code_U in code_UL.T]),
+    )
+
+
+def collapsed_levels(found: Evaluation, share: float) -> np.ndarray:
+    """Levels that use at most this share of their codes, or one, while items still collide."""
+    codes = found.count_LK.shape[1]
+    if codes == 1 or found.collisions == 0:
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(found.used <= max(1, share * codes))
+
+
+def diagnosis(found: Evaluation, levels: np.ndarray, config: rqvae.Config) -> str:
+    """What collapsed, and what to try."""
+    level, codes = int(levels[0]), found.count_LK.shape[1]
+    advice = (
+        "-o restart_every=1" if not config.restart_every else "-o standardise=true" if not config.standardise
+        else "a lower -o learning_rate or -o quantisation_weight"
+    )  # fmt: skip
+    return (
+        f"level {level + 1} of {len(found.used)} uses {found.used[level]:,} of {codes:,} codes, and "
+        f"{found.collisions:,} of {len(found.code_UL):,} items with different vectors collide: the codebook collapsed. Try {advice}"
     )

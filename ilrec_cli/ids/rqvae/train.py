@@ -19,11 +19,11 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.ids import rqvae
 from ilrec_cli.ids._quantise import Job
 from ilrec_cli.ids.rqvae import checkpoint, kmeans
-from ilrec_cli.ids.rqvae.evaluation import Evaluation, encode, evaluate
+from ilrec_cli.ids.rqvae.evaluation import Evaluation, collapsed_levels, diagnosis, encode, evaluate
 from ilrec_cli.ids.rqvae.model import Model
 
-STEPS, EPOCHS = 5000, 20  # of an automatic training: about these steps, at least these epochs
-EVALUATIONS = 40  # of one, spread evenly
+STEPS, EPOCHS = 8000, (20, 400)  # of a training of automatic length: about so many steps, within these epochs
+EVALUATIONS = 40  # of a training, spread evenly, where their number is automatic
 SAVE_SECONDS = 120  # between checkpoints that no evaluation asks for
 START, SHUFFLE, RESTART = range(3)  # streams of random numbers
 
@@ -52,9 +52,12 @@ class Trainer:
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.batches = -(-len(vector_UV) // config.batch_size)
-        self.epochs = config.epochs or max(EPOCHS, round(STEPS / self.batches))
+        self.epochs = config.epochs or int(np.clip(round(STEPS / self.batches), *EPOCHS))
         self.evaluate_every = config.evaluate_every or max(1, self.epochs // EVALUATIONS)
         self.best_state: dict[str, Tensor] = {}
+        self.path_U = np.arange(
+            len(vector_UV)
+        )  # a number for each row's path at the last evaluation; at first all differ
         self.progress = Progress()
         self.identity = identity(vector_UV, config, seed)
         self.saved = time.monotonic()
@@ -69,6 +72,7 @@ class Trainer:
             self.progress.epoch = epoch
             if epoch % self.evaluate_every == 0 or epoch == self.epochs:
                 found = evaluate(self.model, self.vector_UV)
+                self.path_U = np.unique(found.code_UL, axis=0, return_inverse=True)[1].ravel()
                 self._judge(found, losses)
                 if self._collapsed(found):
                     break
@@ -76,7 +80,8 @@ class Trainer:
                 self._save()
             elif time.monotonic() - self.saved > SAVE_SECONDS:
                 self._save()
-        self.model.load_state_dict(self.best_state)
+        if self.best_state:  # none when it stops early
+            self.model.load_state_dict(self.best_state)
         return self._checked(evaluate(self.model, self.vector_UV))
 
     def _random(self, purpose: int, epoch: int = 0) -> np.random.Generator:
@@ -91,20 +96,29 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """Mean losses of the epoch."""
-        order = torch.from_numpy(self._random(SHUFFLE, epoch).permutation(len(self.vector_UV)))
-        total = torch.zeros(3, device=self.vector_UV.device)
+        order = torch.from_numpy(self._order(epoch))
+        total = torch.zeros(4, device=self.vector_UV.device)
         for batch, rows in enumerate(order.to(self.vector_UV.device).tensor_split(self.batches)):
             rate = self.config.learning_rate * self._schedule((epoch - 1) * self.batches + batch)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             losses = self.model.losses(self.vector_UV.index_select(0, rows), training=True)
             self.optimizer.zero_grad()
-            losses.total(self.config).backward()
+            torch.autograd.backward(losses.total(self.config))
             self._clip()
             self.optimizer.step()
-            total += torch.stack([loss.detach() for loss in losses[:3]])
-        names = ("train_reconstruction", "train_codebook", "train_commitment")
+            total += torch.stack([loss.detach() for loss in losses[:4]])
+        names = ("train_reconstruction", "train_codebook", "train_commitment", "train_separation")
         return dict(zip(names, (total / self.batches).tolist(), strict=True)) | {"learning_rate": rate}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Rows in random order; those that had the same path at the last evaluation side by side, to be parted."""
+        rng = self._random(SHUFFLE, epoch)
+        order_U = rng.permutation(len(self.vector_UV))
+        if not self.config.separation:
+            return order_U
+        place_U = rng.permutation(len(order_U))[self.path_U[order_U]]
+        return order_U[np.argsort(place_U, kind="stable")]
 
     def _schedule(self, step: int) -> float:
         """Up in a line during the warm-up, then down to 0 in a line."""
@@ -121,16 +135,17 @@ class Trainer:
     def _judge(self, found: Evaluation, losses: dict[str, float]) -> None:
         """Report, and keep the weights with the fewest collisions; of equal ones, those with the lower loss."""
         progress = self.progress
-        better = (found.collisions, found.loss) < progress.best
+        settled = progress.epoch > self.config.settle * self.epochs
+        better = settled and (found.collisions, found.loss) < progress.best
         if better:
             progress.best, progress.best_epoch = (found.collisions, found.loss), progress.epoch
             self.best_state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         row = {"epoch": progress.epoch, **losses, "loss": found.loss, **found.row(), "best": better}
         self.job.log(row | {"restarted": progress.restarted})
-        shares = " ".join(f"{share:.0%}" for share in found.used_L / found.count_LK.shape[1])
+        shares = " ".join(f"{share:.0%}" for share in found.used / found.count_LK.shape[1])
         self.job.console.detail(
             f"epoch {progress.epoch}: loss {found.loss:.4f}, {found.collisions:,} collisions, codes used {shares}, "
-            f"entropy {' '.join(f'{bits:.2f}' for bits in found.entropy_L)} bits"
+            f"entropy {' '.join(f'{bits:.2f}' for bits in found.entropy)} bits"
         )
 
     def _collapsed(self, found: Evaluation) -> bool:
@@ -176,7 +191,7 @@ class Trainer:
         if path is None:
             return
         parts = {"model": self.model.state_dict(), "best": self.best_state,
-                 "optimizer": checkpoint.optimizer_tensors(self.optimizer)}  # fmt: skip
+                 "optimizer": checkpoint.optimizer_tensors(self.optimizer), "order": {"path_U": torch.from_numpy(self.path_U)}}  # fmt: skip
         tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
         checkpoint.save(path, tensors, {"identity": self.identity, **asdict(self.progress)})
 
@@ -202,29 +217,9 @@ class Trainer:
         self.model.load_state_dict(part("model"))
         checkpoint.load_optimizer(self.optimizer, part("optimizer"))
         self.best_state = part("best")
+        self.path_U = tensors["order/path_U"].numpy()
         self.job.console.say(f"going on after epoch {self.progress.epoch} of {self.epochs}")
         return True
-
-
-def collapsed_levels(found: Evaluation, share: float) -> np.ndarray:
-    """Levels that use at most this share of their codes, or one, while items still collide."""
-    codes = found.count_LK.shape[1]
-    if codes == 1 or found.collisions == 0:
-        return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(found.used_L <= max(1, share * codes))
-
-
-def diagnosis(found: Evaluation, levels: np.ndarray, config: rqvae.Config) -> str:
-    """What collapsed, and what to try."""
-    level, codes = int(levels[0]), found.count_LK.shape[1]
-    advice = (
-        "-o restart_every=1" if not config.restart_every else "-o standardise=true" if not config.standardise
-        else "a lower -o learning_rate or -o quantisation_weight"
-    )  # fmt: skip
-    return (
-        f"level {level + 1} of {len(found.used_L)} uses {found.used_L[level]:,} of {codes:,} codes, and "
-        f"{found.collisions:,} of {len(found.code_UL):,} items with different vectors collide: the codebook collapsed. Try {advice}"
-    )
 
 
 def identity(vector_UV: np.ndarray, config: rqvae.Config, seed: int) -> str:
