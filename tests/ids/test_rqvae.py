@@ -240,7 +240,7 @@ def test_presets_and_options_are_checked() -> None:
 
 def test_training_learns_to_reconstruct() -> None:
     found = quantised(vectors(), hidden=(64,), epochs=120, evaluate_every=10)
-    assert found.notes["reconstruction"] < 0.15, "of a variance of 1"
+    assert found.notes["training"]["reconstruction"] < 0.15, "of a variance of 1"
 
 
 def test_progress_is_told_where_asked(capsys: pytest.CaptureFixture[str]) -> None:

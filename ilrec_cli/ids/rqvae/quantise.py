@@ -25,15 +25,14 @@ def fit(vectors_ID: np.ndarray, config: rqvae.Config, rng: np.random.Generator, 
     weights |= {"shift": shift_V, "scale": np.array([scale], dtype=np.float32)}
     latent_ID = latent(vectors_ID, weights, config)
     codebook_LKD = list(trainer.model.codebook_LKD.detach().cpu().numpy())
-    notes = {
-        "codes": codes,
+    training = {
         "different_vectors": len(vector_UV),
         "epochs": trainer.epochs,
         "best_epoch": trainer.progress.best_epoch,
         "restarted_codes": trainer.progress.restarted,
         **best.row(),
     }
-    return Quantised(greedy(latent_ID, codebook_LKD)[0], latent_ID, codebook_LKD, weights, notes)
+    return Quantised(greedy(latent_ID, codebook_LKD)[0], latent_ID, codebook_LKD, weights, {"training": training})
 
 
 def latent(vectors_ID: np.ndarray, weights: dict[str, np.ndarray], config: rqvae.Config) -> np.ndarray:

@@ -57,7 +57,7 @@ class Trainer:
         self.best_state: dict[str, Tensor] = {}
         self.path_U = np.arange(
             len(vector_UV)
-        )  # a number for each row's path at the last evaluation; at first all differ
+        )  # numbers of the rows' paths at the last evaluation; at first all differ
         self.progress = Progress()
         self.identity = identity(vector_UV, config, seed)
         self.saved = time.monotonic()
@@ -190,8 +190,12 @@ class Trainer:
         path, self.saved = self._path(), time.monotonic()
         if path is None:
             return
-        parts = {"model": self.model.state_dict(), "best": self.best_state,
-                 "optimizer": checkpoint.optimizer_tensors(self.optimizer), "order": {"path_U": torch.from_numpy(self.path_U)}}  # fmt: skip
+        parts = {
+            "model": self.model.state_dict(),
+            "best": self.best_state,
+            "optimizer": checkpoint.optimizer_tensors(self.optimizer),
+            "order": {"path_U": torch.from_numpy(self.path_U)},
+        }
         tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
         checkpoint.save(path, tensors, {"identity": self.identity, **asdict(self.progress)})
 
