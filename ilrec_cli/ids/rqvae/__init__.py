@@ -34,7 +34,7 @@ class Config:
     sinkhorn_iterations: Annotated[int, "rounds of balancing"] = 50
     kmeans_iterations: Annotated[int, "of the k-means that starts the codebooks"] = 25
     batch_size: Annotated[int, "items a step, at most; the batches of an epoch are of equal size"] = 256
-    epochs: Annotated[int, "passes over the items; 0: about 8,000 steps in 20 to 400 epochs"] = 0
+    epochs: Annotated[int, "passes over the items; 0: about 16,000 steps in 20 to 400 epochs"] = 0
     learning_rate: Annotated[float, "of AdamW, after the warm-up; then down to 0 in a line"] = 1e-3
     weight_decay: Annotated[float, "of AdamW"] = 1e-4
     warmup: Annotated[float, "share of the steps in which the learning rate rises"] = 0.05

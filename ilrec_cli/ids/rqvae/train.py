@@ -22,7 +22,7 @@ from ilrec_cli.ids.rqvae import checkpoint, kmeans
 from ilrec_cli.ids.rqvae.evaluation import Evaluation, collapsed_levels, diagnosis, encode, evaluate
 from ilrec_cli.ids.rqvae.model import Model
 
-STEPS, EPOCHS = 8000, (20, 400)  # of a training of automatic length: about so many steps, within these epochs
+STEPS, EPOCHS = 16_000, (20, 400)  # of a training of automatic length: about so many steps, within these epochs
 EVALUATIONS = 40  # of a training, spread evenly, where their number is automatic
 SAVE_SECONDS = 120  # between checkpoints that no evaluation asks for
 START, SHUFFLE, RESTART = range(3)  # streams of random numbers
