@@ -90,10 +90,9 @@ def collapsed_levels(found: Evaluation, share: float) -> np.ndarray:
 def diagnosis(found: Evaluation, levels: np.ndarray, config: rqvae.Config) -> str:
     """What collapsed, and what to try."""
     level, codes = int(levels[0]), found.count_LK.shape[1]
-    advice = (
-        "-o restart_every=1" if not config.restart_every else "-o standardise=true" if not config.standardise
-        else "a lower -o learning_rate or -o quantisation_weight"
-    )  # fmt: skip
+    tries = ["-o standardise=true"] if not config.standardise else []
+    tries += ["-o restart_every=1"] if not config.restart_every else []
+    advice = " and ".join(tries) or "a lower -o learning_rate or -o quantisation_weight"
     return (
         f"level {level + 1} of {len(found.used)} uses {found.used[level]:,} of {codes:,} codes, and "
         f"{found.collisions:,} of {len(found.code_UL):,} items with different vectors collide: the codebook collapsed. Try {advice}"
