@@ -2,7 +2,7 @@
 
 Sources: S. Rajput et al., "Recommender systems with generative retrieval" (TIGER), arXiv 2305.05065; B. Zheng et al.,
 "Adapting large language models by integrating collaborative semantics" (LC-Rec), arXiv 2311.09049, whose losses,
-balanced last level and selection by collision rate these are. docs/ids.md says where the defaults differ and why;
+balanced last level and selection by collision rate these are. docs/ids-rqvae.md says where the defaults differ and why;
 `--preset lc-rec` has the published numbers.
 """
 
