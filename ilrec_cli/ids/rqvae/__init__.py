@@ -43,7 +43,9 @@ class Config:
     settle: Annotated[float, "share of the training after which the best weights may be kept"] = 0.5
     restart_every: Annotated[int, "evaluations between restarts of codes that no item has; 0: never"] = 1
     collapse: Annotated[float, "a level is collapsed when at most this share of its codes is used"] = 0.05
-    collapse_patience: Annotated[int, "evaluations with a collapsed level before training stops; 0: never"] = 3
+    collapse_patience: Annotated[
+        int, "evaluations in a row with a collapsed level, after the warm-up, that stop the training; 0: never"
+    ] = 3
 
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= 20 or self.codes < 0 or self.code_size < 1:

@@ -149,9 +149,11 @@ class Trainer:
         )
 
     def _collapsed(self, found: Evaluation) -> bool:
-        """Whether a level has been nearly unused for several evaluations; says so when it has."""
+        """Whether a level has been nearly unused for several evaluations since the warm-up; says so when it has."""
         levels = collapsed_levels(found, self.config.collapse)
-        self.progress.collapsed = self.progress.collapsed + 1 if len(levels) else 0
+        # Deep encoders begin with all latents in one place and spread them out during the warm-up.
+        warm = self.progress.epoch > self.config.warmup * self.epochs
+        self.progress.collapsed = self.progress.collapsed + 1 if warm and len(levels) else 0
         if not self.config.collapse_patience or self.progress.collapsed < self.config.collapse_patience:
             return False
         self.job.console.warn(f"RQ-VAE stops at epoch {self.progress.epoch}: {diagnosis(found, levels, self.config)}")
