@@ -30,8 +30,8 @@ class Quantised(NamedTuple):
 class Job:
     """Where a long assignment reports, and where it may keep its place."""
 
-    console: Console = Console(quiet=True)  # noqa: RUF009 - frozen
-    device: torch.device = torch.device("cpu")
+    console: Console = Console(quiet=True)  # noqa: RUF009 - it cannot be changed
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
     checkpoints: Path | None = None  # a folder of its own; what is in it is the same job, to go on with
     log: Callable[[dict[str, Any]], None] = lambda row: None  # one row an epoch, for log.jsonl
 
@@ -51,6 +51,17 @@ def greedy(latent_ID: np.ndarray, codebook_LKD: list[np.ndarray]) -> tuple[np.nd
             code_IL[start : start + size, level] = (part @ codebook_KD.T - half_norm_K).argmax(1)
         residual_ID -= codebook_KD[code_IL[:, level]]
     return code_IL, residual_ID
+
+
+def canonical_order(vectors_ID: np.ndarray) -> np.ndarray:
+    """An order of the items by their vectors alone, so that a fit does not depend on how they stand."""
+    return np.argsort(as_bytes(vectors_ID), kind="stable")
+
+
+def as_bytes(vectors_ID: np.ndarray) -> np.ndarray:
+    """Every row as one value (of float32 numbers, with one zero) that sorts and compares faster than its numbers."""
+    rows = np.ascontiguousarray(vectors_ID, dtype=np.float32) + np.float32(0)
+    return rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel()
 
 
 BLOCK = 1 << 24  # distances that exist at a time

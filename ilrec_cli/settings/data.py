@@ -85,6 +85,9 @@ class Preprocess(OnUsers):
     ] = "fail"
     max_errors: Annotated[int | None, "with skip: end the work after more bad lines than this", FAULT] = 1000
     block_mb: Annotated[int, "MiB of text in memory at a time while reading", Control, FAULT] = 8
+    memory_mb: Annotated[
+        int, "MiB of interactions in memory; what is more waits in files beside the result", Control, FAULT
+    ] = 4096
     clean: Annotated[
         bool, "make item text plain: no tags, entities, control characters; lists given as strings joined", TEXT
     ] = True
@@ -94,7 +97,7 @@ class Preprocess(OnUsers):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "max_history", "block_mb", "max_text")
-        at_least(self, 0, "user_k", "item_k", "candidates", "max_errors")
+        at_least(self, 0, "user_k", "item_k", "candidates", "max_errors", "memory_mb")
         if len(self.split_ratio) != 3 or min(self.split_ratio) < 0 or not self.split_ratio[0] > 0:
             raise ValueError(
                 f"split_ratio is {self.split_ratio}, expected three shares such as 8,1,1, the first above 0"
@@ -159,10 +162,23 @@ class BuildIds(Encoding):
         Plugin("ids", ("auto",)),
         MODEL,
     ] = "auto"
+    preset: Annotated[str | None, "a scheme's published settings; -o options win", Control, MODEL] = None
     index: Annotated[Path | None, "an LC-Rec .index.json to import", Control, DATA] = None
+    collisions: Annotated[
+        Literal["auto", "resolve", "keep", "suffix"],
+        "items that share a path: moved to free ones near by, kept, or told apart by one more token; auto resolves own "
+        "codes and keeps imports and titles",
+        MODEL,
+    ] = "auto"
     name: Annotated[str | None, "name of the result [SCHEME-HASH-sSEED]", Control, RUN] = None
-    overwrite: Annotated[bool, "replace identifiers with other settings", Control, RUN] = False
+    resume: Annotated[bool, "go on from the last checkpoint", Control, RUN] = False
+    overwrite: Annotated[bool, "start again, and replace identifiers with other settings", Control, RUN] = False
     options: Options = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other")
 
 
 @dataclass(frozen=True, kw_only=True)

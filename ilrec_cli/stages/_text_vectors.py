@@ -161,7 +161,7 @@ def _work_key(texts: list[list[str]], settings: Any) -> str:
 
 def _check_probes(new_PD: np.ndarray, rows: list[int], ids: Artifact) -> None:
     """An encoder of the same name may hold other weights by now: it must still give the old vectors."""
-    least = float((unit(_embeddings(ids)[rows]) * unit(new_PD)).sum(1).min())
+    least = float((unit(embeddings(ids)[rows]) * unit(new_PD)).sum(1).min())
     if least < PROBE_COSINE:
         raise UserError(
             f"encoder '{ids.config['encoder']}' is not the one that '{ids.name}' was made with: the same texts give other "
@@ -170,16 +170,28 @@ def _check_probes(new_PD: np.ndarray, rows: list[int], ids: Artifact) -> None:
 
 
 def same_width(vector_ID: np.ndarray, ids: Artifact, what: str) -> np.ndarray:
-    width = _embeddings(ids).shape[1]
+    width = embeddings(ids).shape[1]
     if vector_ID.shape[1] != width:
         raise UserError(f"{what}: vectors of {vector_ID.shape[1]} numbers, '{ids.name}' was made with {width}")
     return vector_ID
 
 
-def _embeddings(ids: Artifact) -> np.ndarray:
+def embeddings(ids: Artifact) -> np.ndarray:
     from safetensors.numpy import load_file
 
     return np.asarray(load_file(str(ids.path / "embeddings.safetensors"))["embeddings"])
+
+
+def extended(ids: Artifact, vector_ID: np.ndarray, old_I: np.ndarray) -> Encoded:
+    """Vectors of newer data in the space of `ids`; old_I is each item's place among the old ones, -1 for new ones."""
+    from safetensors.numpy import load_file
+
+    state = ids.json(STATE)
+    if "probes" in state:
+        row_of = {int(old): row for row, old in enumerate(old_I) if old >= 0}
+        state["probes"] = [{**each, "row": row_of[each["row"]]} for each in state["probes"] if each["row"] in row_of]
+    arrays = load_file(str(ids.path / ARRAYS)) if (ids.path / ARRAYS).is_file() else {}
+    return Encoded(vector_ID, state, arrays)
 
 
 def unit(vector_ID: np.ndarray) -> np.ndarray:

@@ -84,6 +84,39 @@ def test_the_published_index_is_imported_as_it_is(work: Path) -> None:
     assert figures["prefixes_per_depth"] == [162, 6_996, 9_172, 9_897]
 
 
+def test_the_published_index_goes_out_as_it_came_in(work: Path, tmp_path: Path, ilrec: Run) -> None:
+    file = tmp_path / "again.json"
+    assert ilrec("ids", "export", "--dataset", "Instruments", "--work", work, "--output", file).code == 0
+    assert json.loads(file.read_text()) == json.loads((SHARED / "instruments" / "Instruments.index.json").read_text())
+
+
+def test_the_published_index_is_resolved_under_another_name(work: Path, ilrec: Run) -> None:
+    index = ["--index", SHARED / "instruments" / "Instruments.index.json", "--collisions", "resolve"]
+    common = ["build-ids", "--dataset", "Instruments", "--work", work, "--json"]
+    assert "choose another --name" in ilrec(*common, *index, "--name", "published", "--overwrite").one_line()
+    figures = json.loads(ilrec(*common, *index, "--name", "resolved").out.splitlines()[-1])
+    assert (figures["distinct_paths"], figures["collisions"]["moved_within_prefix"]) == (9_922, 9_922 - 9_897)
+    assert figures["prefixes_per_depth"] == [162, 6_996, 9_172, 9_922]
+    published = (
+        artifacts.read(work / "Instruments" / "ids" / "published", "ids").table("item_ids")["tokens"].to_pylist()
+    )
+    resolved = artifacts.read(work / "Instruments" / "ids" / "resolved", "ids").table("item_ids")["tokens"].to_pylist()
+    assert sum(a != b for a, b in zip(published, resolved, strict=True)) == 25
+
+
+def test_real_items_that_share_a_prefix_are_more_alike_than_chance(tmp_path: Path, ilrec: Run) -> None:
+    common = ["--dataset", "Industrial", "--work", tmp_path]
+    ilrec("preprocess", *common, "--raw-dir", SHARED / "industrial")
+    build = ["build-ids", *common, "-o", "levels=4", "-o", "codes=256", "--text", "title,description", "--json"]
+    figures = json.loads(ilrec(*build).out.splitlines()[-1])
+    assert figures["colliding_items"] == figures["ambiguous_targets"]["test"]["ambiguous"] == 0
+    rows = {(row["of"], row["depth"]): row for row in figures["purity"]}
+    for kind in ("brand", "neighbours"):  # brand is not among the text
+        for depth in (1, 2):
+            row = rows[kind, depth]
+            assert row["share"] > 5 * row["high"] > 0, (kind, depth)
+
+
 @pytest.mark.parametrize("deviation", [2.0, 6.0, 12.0])
 def test_rewards_are_exact_on_the_real_trie(deviation: float, work: Path) -> None:
     from ilrec_cli.trie import ItemTrie
@@ -162,28 +195,26 @@ def test_all_beauty_from_raw_reviews(tmp_path: Path, ilrec: Run) -> None:
     assert "none of the 24 items has text" in line
 
 
-def test_all_beauty_equals_a_brute_force_core() -> None:
+def test_all_beauty_equals_a_brute_force_core(tmp_path: Path) -> None:
     import gzip
     from collections import Counter
 
-    import polars as pl
-
-    from ilrec_cli.sequences import drop_repeats, k_core
-
-    lines = gzip.decompress((SHARED / "amazon2018-raw" / "All_Beauty_5.json.gz").read_bytes()).splitlines()
-    rows = [json.loads(line) for line in lines]
-    table = pl.DataFrame({"user": [r["reviewerID"] for r in rows], "item": [r["asin"] for r in rows],
-                          "timestamp": [r["unixReviewTime"] for r in rows], "row": list(range(len(rows)))})  # fmt: skip
-    table = drop_repeats(table)
-    left = list(zip(table["user"], table["item"], strict=True))
+    source = SHARED / "amazon2018-raw"
+    rows = [json.loads(line) for line in gzip.decompress((source / "All_Beauty_5.json.gz").read_bytes()).splitlines()]
+    ordered = sorted(enumerate(rows), key=lambda row: (row[1]["reviewerID"], row[1]["unixReviewTime"], row[0]))
+    left = list(dict.fromkeys((row["reviewerID"], row["asin"]) for _, row in ordered))
     while True:
         users, items = Counter(u for u, _ in left), Counter(i for _, i in left)
         kept = [(u, i) for u, i in left if users[u] >= 5 and items[i] >= 5]
         if len(kept) == len(left):
             break
         left = kept
-    core = k_core(table, 5, 5)
-    assert list(zip(core["user"], core["item"], strict=True)) == left
+    cli.invoke(["preprocess", "--dataset", "beauty", "--work", str(tmp_path), "--raw-dir", str(source), "--quiet"])
+    data = artifacts.read(tmp_path / "beauty" / "data", "data")
+    names = [data.table(name)["raw_id"].to_pylist() for name in ("users", "items")]
+    table = data.table("interactions").to_pydict()
+    found = [(names[0][user], names[1][item]) for user, item in zip(table["user"], table["item"], strict=True)]
+    assert found == left
 
 
 def test_lastfm_candidates_keep_their_rows_and_their_lists(tmp_path: Path) -> None:

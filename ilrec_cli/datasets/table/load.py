@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _files, _raw, _times, table
+from ilrec_cli.datasets import _files, _log, _raw, _times, table
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.datasets.table import files
 from ilrec_cli.errors import UserError, nearest
@@ -34,16 +34,11 @@ def load(folder: Path, dataset: str, config: table.Config, reading: Reading) -> 
     roles = {name: role for role, name in chosen.items() if name}
     required = tuple(name for name, role in roles.items() if role in REQUIRED)
     kinds = {name: KINDS[role] for name, role in roles.items()}
-    parts = [_filled(part.rename(roles)) for part in files.tables(path, kinds, required, reading)]
-    fractions = any(part["timestamp"].dtype.is_float() for part in parts)
-    interactions = _raw.interned(parts)
-    ticks: int | None = None
-    if chosen["timestamp"] is None:
-        interactions = interactions.with_columns(timestamp=pl.col("row"))
-    else:
-        ticks = _times.ticks(interactions["timestamp"], fractions=fractions)
-    items = _items(config.items or _beside(path), config, chosen["item"] or "", interactions["item"], reading)
-    return Raw(interactions, items, ticks)
+    timed = chosen["timestamp"] is not None
+    parts = (_filled(part.rename(roles)) for part in files.tables(path, kinds, required, reading))
+    log = _log.interned(parts, reading.spill, timed=timed)
+    items = _items(config.items or _beside(path), config, chosen["item"] or "", log.items.names, reading)
+    return Raw(log, items, log.ticks() if timed else None)
 
 
 def _choose(path: Path, names: list[str], role: str, asked: str | None) -> str | None:
@@ -82,6 +77,22 @@ def _beside(path: Path) -> Path | None:
 def _items(path: Path | None, config: table.Config, item: str, wanted: pl.Series, reading: Reading) -> pl.DataFrame:
     if path is None:
         return _raw.nameless(wanted)
+    found, columns = _text_table(path, config, item, reading)
+    return _raw.described(found, columns, wanted, reading)
+
+
+def described_items(path: Path, reading: Reading) -> pl.DataFrame:
+    """Every item of a table of item text alone; the first row of an item counts."""
+    if not path.is_file():
+        raise UserError(f"--items {path}: no such file")
+    found, columns = _text_table(path, table.Config(), "raw_id", reading)
+    if found.is_empty():
+        raise UserError(f"--items {path}: no item in it")
+    return _raw.described(found, columns, found[columns["raw_id"]].unique(maintain_order=True), reading)
+
+
+def _text_table(path: Path, config: table.Config, item: str, reading: Reading) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The columns of an item's id and text, and what they are called."""
     names = files.columns(path)
     known = [name for name in (config.item_col, item, *table.KNOWN["item"]) if name in names]
     if not known:
@@ -90,5 +101,4 @@ def _items(path: Path | None, config: table.Config, item: str, wanted: pl.Series
     columns = {"raw_id": known[0], **{name: field for name, field in fields.items() if field in names}}
     kinds = dict.fromkeys(columns.values(), pl.String)
     parts = list(files.tables(path, kinds, (known[0],), reading))
-    found = pl.concat([pl.DataFrame(schema=kinds), *parts])
-    return _raw.described(found, columns, wanted, reading)
+    return pl.concat([pl.DataFrame(schema=kinds), *parts]), columns

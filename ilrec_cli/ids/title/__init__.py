@@ -6,10 +6,10 @@ Source: BIGRec, arXiv 2308.08434, writes items so. Items of one title share its 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 QUANTISES = False
-NEEDS_VECTORS = False
+PRESETS: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 
 from ilrec_cli.errors import UserError
@@ -10,7 +9,7 @@ from ilrec_cli.ids import title
 from ilrec_cli.ids._assignment import Assignment
 
 
-def assign(items: pa.Table, vectors: np.ndarray | None, config: title.Config, rng: np.random.Generator) -> Assignment:
+def assign(items: pa.Table, config: title.Config) -> Assignment:
     """Titles, without blanks around them; equal ones get one code, numbered by first appearance."""
     names = [(name or "").strip() for name in items["title"].to_pylist()]
     missing = [item for item, name in enumerate(names) if not name]
@@ -22,6 +21,8 @@ def assign(items: pa.Table, vectors: np.ndarray | None, config: title.Config, rn
         )
     for item in missing:
         names[item] = raw_ids[item]
-    codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    notes = {"text": True, "items_without_title": len(missing)}
-    return Assignment([[codes[name]] for name in names], [[name] for name in names], {}, notes)
+    flat = pa.array(names, pa.string())
+    offsets = pa.array(range(len(names) + 1), pa.int32())
+    codes = pa.ListArray.from_arrays(offsets, flat.dictionary_encode().indices.cast(pa.int32()))
+    tokens = pa.ListArray.from_arrays(offsets, flat)
+    return Assignment(codes, tokens, {"items_without_title": len(missing)}, text=True)
