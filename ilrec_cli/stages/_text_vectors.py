@@ -160,7 +160,12 @@ def _work_key(texts: list[list[str]], settings: Any) -> str:
 
 
 def _check_probes(new_PD: np.ndarray, rows: list[int], ids: Artifact) -> None:
-    """An encoder of the same name may hold other weights by now: it must still give the old vectors."""
+    """An encoder of the same name may hold other weights by now: it must still give the old vectors.
+
+    None are left where newer data lack all of those items.
+    """
+    if not rows:
+        return
     least = float((unit(embeddings(ids)[rows]) * unit(new_PD)).sum(1).min())
     if least < PROBE_COSINE:
         raise UserError(

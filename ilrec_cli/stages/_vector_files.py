@@ -45,7 +45,8 @@ def read(wanted: Wanted, console: Console) -> np.ndarray:
     if matrix_RD.dtype.kind not in "fiu":
         raise UserError(f"--vectors {path}: holds {matrix_RD.dtype}, expected numbers")
     row_I = _rows_by_ids(wanted, len(matrix_RD)) if wanted.ids else _rows_by_source_id(wanted, len(matrix_RD))
-    vector_ID = np.asarray(matrix_RD[row_I], dtype=np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        vector_ID = np.asarray(matrix_RD[row_I], dtype=np.float32)
     bad_I = ~np.isfinite(vector_ID).all(1)
     if bad_I.any():
         raise UserError(
@@ -66,8 +67,10 @@ def _load(path: Path, tensor: str | None) -> np.ndarray:
     except OSError as error:
         raise UserError(f"--vectors {path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        reason = "it holds Python objects, which ilrec does not load" if "pickle" in str(error) else str(error)
-        raise UserError(f"--vectors {path}: no array ({reason})") from error
+        # Of Python objects, and of what is no .npy file at all, NumPy says that it would have to unpickle it.
+        objects = "pickle" in str(error) or "Python objects" in str(error)
+        reason = "not a .npy file, or one of Python objects, which ilrec does not load" if objects else str(error)
+        raise UserError(f"--vectors {path}: no array of numbers ({reason})") from error
     raise UserError(f"--vectors {path}: expected a .npy or .safetensors file")
 
 

@@ -118,7 +118,7 @@ def _parents(task: Task) -> dict[str, Artifact]:
 def _train(task: Task, source: _vectors.Source, console: Console) -> None:
     """Vectors, codebooks, settled paths; kept on the way where the scheme keeps its place."""
     settings = task.settings
-    identity = {**task.recorded, "version of --data": task.data.digest}
+    identity = task.recorded | {f"version of --{role}": digest for role, digest in _parent_digests(task).items()}
     with _ids_folder.opened(task.target, settings, identity) as folder:
         encoded = _vectors.encode(source, task.data.table("items"), task.target.parent, console)
         job = Job(console, devices.resolve(settings.device), folder, _ids_folder.logger(folder))

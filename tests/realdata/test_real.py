@@ -117,6 +117,32 @@ def test_real_items_that_share_a_prefix_are_more_alike_than_chance(tmp_path: Pat
             assert row["share"] > 5 * row["high"] > 0, (kind, depth)
 
 
+def test_every_real_title_is_its_path(tmp_path: Path, ilrec: Run) -> None:
+    """Of all items: the trie's path is the tokenizer's ids of the title alone; equal titles share a leaf."""
+    from ilrec_cli.lm import tokenizer
+    from ilrec_cli.stages import _models
+
+    common = ["--dataset", "Industrial", "--work", tmp_path]
+    ilrec("preprocess", *common, "--raw-dir", SHARED / "industrial")
+    figures = json.loads(ilrec("build-ids", *common, "--scheme", "title", "--json").out.splitlines()[-1])
+    assert (figures["items"], figures["colliding_items"]) == (3_541, 49)
+    ids = artifacts.read(Path(figures["path"]), "ids")
+    titles = artifacts.read(tmp_path / "Industrial" / "data", "data").table("items")["title"].to_pylist()
+    for adds_bos in (True, False):
+        tok = tokenizer.train(titles, 2000, adds_bos=adds_bos)
+        catalogue = _models.catalogue(ids, tok)
+        leaf_I = catalogue.trie.leaf_of(torch.arange(len(titles))).tolist()
+        for item, title in enumerate(titles):
+            path = [*tok(title, add_special_tokens=False).input_ids, tok.eos_token_id]
+            assert catalogue.token_ID[item, : catalogue.length_I[item]].tolist() == path
+            node = torch.zeros(1, dtype=torch.long)
+            for token in path:
+                node = catalogue.trie.step(node, torch.tensor([token]))
+            assert node.item() == leaf_I[item]
+            assert tok.decode(path[:-1]) == title
+        assert len(set(leaf_I)) == len(set(titles)) == figures["distinct_paths"]
+
+
 @pytest.mark.parametrize("deviation", [2.0, 6.0, 12.0])
 def test_rewards_are_exact_on_the_real_trie(deviation: float, work: Path) -> None:
     from ilrec_cli.trie import ItemTrie

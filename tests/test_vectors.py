@@ -1,0 +1,310 @@
+"""Items to vectors by the command line: text, fields, files, collaborative embeddings; and items that come later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Finished
+from safetensors.numpy import load_file, save_file
+
+from ilrec_cli import artifacts
+from ilrec_cli.console import Console
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm import embed, tokenizer
+from ilrec_cli.stages import _text_vectors, _vectors
+
+Run = Callable[..., Finished]
+CODES = ("-o", "codes=16")
+
+
+def common(work: Path) -> list[Any]:
+    return ["--dataset", "toy", "--work", work]
+
+
+def build(ilrec: Run, work: Path, name: str, *more: Any) -> artifacts.Artifact:
+    result = ilrec("build-ids", *common(work), "--name", name, *CODES, *more)
+    assert result.code == 0, result.err
+    return artifacts.read(work / "toy" / "ids" / name, "ids")
+
+
+def vectors_of(ids: artifacts.Artifact) -> np.ndarray:
+    return np.asarray(load_file(ids.path / "embeddings.safetensors")["embeddings"])
+
+
+def items_of(work: Path) -> Any:
+    return artifacts.read(work / "toy" / "data", "data").table("items")
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """A small random BERT."""
+    from transformers import BertConfig, BertModel
+
+    tok = tokenizer.train(["Alder Classic Tent"], 300, adds_bos=True)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(tok), initializer_range=0.3, **sizes)).save_pretrained(tmp_path / "encoder")
+    tok.save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def numbered(work: Path) -> None:
+    """The shared world's items, renumbered by their source as published data are: item n has source_id 3n mod I."""
+    folder = work / "toy" / "data"
+    data = artifacts.read(folder, "data")
+    columns = {name: data.table("items")[name] for name in data.table("items").column_names}
+    count = len(columns["item"])
+    assert count % 3, "otherwise 3n mod I is no numbering"
+    columns["source_id"] = [str(3 * item % count) for item in range(count)]
+    artifacts.write_table(folder, "items", columns)
+    manifest = data.manifest
+    artifacts.finish(folder, kind="data", config=manifest["config"], seed=manifest["seed"], parents={})
+
+
+# -- text ---------------------------------------------------------------------------------------------------------------
+
+
+def test_separate_fields_are_averaged(own_world: Path, encoder: Path, ilrec: Run) -> None:
+    """As LC-Rec has it: the mean of the fields' vectors; a field that an item lacks takes no part."""
+    more = ["--encoder", encoder, "--text", "title,description", "--pool", "separate"]
+    found = vectors_of(build(ilrec, own_world, "apart", *more))
+    settings = embed.Settings(name=str(encoder), dtype="float32", max_tokens=512, batch_size=1, device="cpu")
+    rows = items_of(own_world).to_pylist()
+    for item in (0, 5, 60):
+        fields = [rows[item][name] for name in ("title", "description") if rows[item][name]]
+        each = [embed.mean_pooled([field], settings, console=Console(quiet=True))[0] for field in fields]
+        np.testing.assert_allclose(found[item], sum(each) / len(each), atol=1e-5)
+    joined = vectors_of(build(ilrec, own_world, "together", "--encoder", encoder, "--text", "title,description"))
+    assert abs(found - joined).max() > 0.01
+
+
+def test_a_killed_encode_goes_on_and_leaves_nothing_behind(
+    own_world: Path, encoder: Path, ilrec: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = vectors_of(build(ilrec, own_world, "straight", "--encoder", encoder))
+    real, calls = embed._Encoder.pool, []
+
+    def stops(self: Any, tokens: list[list[int]]) -> np.ndarray:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(self, tokens)
+
+    monkeypatch.setattr(embed._Encoder, "pool", stops)
+    arguments = ["build-ids", *common(own_world), "--name", "stopped", *CODES, "--encoder", encoder]
+    assert ilrec(*arguments).code != 0
+    assert list((own_world / "toy" / "ids").glob(".vectors-*/*.safetensors"))
+    monkeypatch.setattr(embed._Encoder, "pool", lambda self, tokens: calls.append(1) or real(self, tokens))
+    calls.clear()
+    assert ilrec(*arguments).code == 0
+    batches = -(
+        -len(set(_text_vectors.item_texts(items_of(own_world), ("title", "brand", "categories", "description")))) // 64
+    )
+    assert len(calls) == batches - 2
+    assert np.array_equal(vectors_of(artifacts.read(own_world / "toy" / "ids" / "stopped", "ids")), expected)
+    assert [path.name for path in (own_world / "toy" / "ids").glob(".*")] == []
+
+
+# -- later items --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tfidf", "model", "separate"])
+def test_later_items_with_the_text_of_old_ones_get_their_vectors(
+    kind: str, own_world: Path, encoder: Path, ilrec: Run
+) -> None:
+    more = {"tfidf": [], "model": ["--encoder", encoder], "separate": ["--encoder", encoder, "--pool", "separate"]}[
+        kind
+    ]
+    ids = build(ilrec, own_world, "first", *more)
+    later = items_of(own_world).take([9, 2, 40])
+    found = _vectors.encode_later(later, ids, Console(quiet=True), batch_size=2)
+    if kind == "tfidf":
+        assert np.array_equal(found, vectors_of(ids)[[9, 2, 40]])
+    else:
+        np.testing.assert_allclose(found, vectors_of(ids)[[9, 2, 40]], atol=3e-6)
+
+
+def test_later_items_are_refused_by_another_encoder_of_the_same_name(
+    own_world: Path, encoder: Path, ilrec: Run
+) -> None:
+    from transformers import BertModel
+
+    ids = build(ilrec, own_world, "first", "--encoder", encoder)
+    model = BertModel.from_pretrained(encoder)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.embeddings.word_embeddings.weight)
+    model.save_pretrained(encoder)
+    with pytest.raises(UserError, match="is not the one that 'first' was made with"):
+        _vectors.encode_later(items_of(own_world).take([0]), ids, Console(quiet=True))
+
+
+def test_later_items_need_what_the_first_ones_had(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    items, quiet = items_of(own_world), Console(quiet=True)
+    matrix = np.random.default_rng(0).normal(size=(len(items), 6)).astype(np.float32)
+    np.save(tmp_path / "all.npy", matrix)
+    (tmp_path / "all.txt").write_text("\n".join(items["raw_id"].to_pylist()))
+    given = ["--vectors", tmp_path / "all.npy", "--vectors-ids", tmp_path / "all.txt"]
+    files = build(ilrec, own_world, "files", *given)
+    with pytest.raises(UserError, match="give the new items' with --vectors"):
+        _vectors.encode_later(items.take([0]), files, quiet)
+    np.save(tmp_path / "later.npy", matrix[[4, 1]])
+    (tmp_path / "later.json").write_text(json.dumps(items["raw_id"].take([4, 1]).to_pylist()))
+    later = {"vectors": tmp_path / "later.npy", "vectors_ids": tmp_path / "later.json"}
+    assert np.array_equal(_vectors.encode_later(items.take([1, 4]), files, quiet, **later), matrix[[1, 4]])
+    np.save(tmp_path / "later.npy", matrix[[4, 1], :5])
+    with pytest.raises(UserError, match="vectors of 5 numbers, 'files' was made with 6"):
+        _vectors.encode_later(items.take([1, 4]), files, quiet, **later)
+    mixed = build(ilrec, own_world, "mixed", "--cf", "sasrec")
+    with pytest.raises(UserError, match="'sasrec', which knows no later items"):
+        _vectors.encode_later(items.take([0]), mixed, quiet)
+    plain = build(ilrec, own_world, "plain")
+    with pytest.raises(UserError, match="which reads later items too"):
+        _vectors.encode_later(items.take([0]), plain, quiet, **later)
+
+
+# -- collaborative embeddings -------------------------------------------------------------------------------------------
+
+
+def test_collaborative_embeddings_stand_behind_the_text(own_world: Path, ilrec: Run) -> None:
+    text = vectors_of(build(ilrec, own_world, "plain"))
+    ids = build(ilrec, own_world, "mixed", "--cf", "sasrec", "--cf-weight", "0.5")
+    found, cf = vectors_of(ids), artifacts.read(own_world / "toy" / "cf" / "sasrec" / "train", "cf")
+    weight = load_file(cf.path / "model.safetensors")["item.weight"]
+    train = {
+        item
+        for row in artifacts.read(own_world / "toy" / "data", "data").table("sequences")["items"].to_pylist()
+        for item in row[:-2]
+    }
+    assert 0 < len(train) < len(text), "some items are cold"
+    for item in range(len(text)):
+        expected = 0.5 * weight[item] / np.linalg.norm(weight[item]) if item in train else np.zeros(16)
+        np.testing.assert_allclose(found[item, 64:], expected, atol=1e-6)
+        np.testing.assert_allclose(found[item, :64], text[item], atol=1e-6)
+    assert ids.manifest["parents"]["cf"] == cf.digest
+    assert (ids.config["cf"], ids.config["cf_weight"]) == ("sasrec", 0.5)
+
+
+def test_a_model_without_item_embeddings_is_refused_by_name(own_world: Path, ilrec: Run) -> None:
+    result = ilrec("build-ids", *common(own_world), *CODES, "--cf", "popularity")
+    assert "--cf popularity: the model popularity has no item embeddings" in result.one_line()
+
+
+# -- files --------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_found_by_source_id(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    numbered(own_world)
+    source = np.array([int(name) for name in items_of(own_world)["source_id"].to_pylist()])
+    matrix = np.random.default_rng(0).normal(size=(len(source), 6)).astype(np.float32)
+    np.save(tmp_path / "v.npy", matrix.astype(np.float64))
+    save_file({"a": matrix, "b": -matrix}, tmp_path / "two.safetensors")
+    save_file({"only": matrix}, tmp_path / "one.safetensors")
+    for name, file, sign, more in (
+        ("npy", "v.npy", 1, []),
+        ("one", "one.safetensors", 1, []),
+        ("b", "two.safetensors", -1, ["--vectors-tensor", "b"]),
+    ):
+        ids = build(ilrec, own_world, name, "--vectors", tmp_path / file, *more)
+        assert np.array_equal(vectors_of(ids), sign * matrix[source])
+        assert ids.config["vectors"] == file
+        assert "encoder" not in ids.config
+    result = ilrec("build-ids", *common(own_world), *CODES, "--vectors", tmp_path / "two.safetensors")
+    assert "several tensors; choose with --vectors-tensor: a, b" in result.one_line()
+
+
+def test_a_padding_row_in_front_is_not_taken_for_an_item(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    numbered(own_world)
+    count = len(items_of(own_world))
+    np.save(tmp_path / "padded.npy", np.ones((count + 1, 4), np.float32))
+    line = ilrec("build-ids", *common(own_world), *CODES, "--vectors", tmp_path / "padded.npy").one_line()
+    assert f"{count + 1:,} rows, expected {count:,}" in line
+
+
+def write(folder: Path, matrix: Any, name: str = "v.npy") -> Path:
+    np.save(folder / name, matrix, allow_pickle=True)
+    return folder / name
+
+
+def holed(count: int, value: float) -> np.ndarray:
+    matrix = np.ones((count, 3))
+    matrix[7, 1] = value
+    return matrix
+
+
+BAD = {
+    "rows": (lambda folder, n: write(folder, np.ones((n - 1, 3))), "rows, expected"),
+    "nan": (lambda folder, n: write(folder, holed(n, np.nan)), "1 rows hold NaN"),
+    "inf": (lambda folder, n: write(folder, holed(n, np.inf)), "too large for float32"),
+    "float32": (lambda folder, n: write(folder, holed(n, 1e300)), "too large for float32"),
+    "one-dimension": (lambda folder, n: write(folder, np.ones(n)), "shape ({n},), expected one row"),
+    "no-columns": (lambda folder, n: write(folder, np.ones((n, 0))), "expected one row"),
+    "text": (lambda folder, n: write(folder, np.full((n, 2), "x")), "expected numbers"),
+    "objects": (lambda folder, n: write(folder, np.full((n, 2), None)), "Python objects, which ilrec does not load"),
+    "rubbish": (lambda folder, n: (folder / "v.npy").write_bytes(b"rubbish") and folder / "v.npy", "no array of numbers"),
+    "cut": (lambda folder, n: cut(write(folder, np.ones((n, 3)))), "no array of numbers"),
+    "suffix": (lambda folder, n: write(folder, np.ones((n, 3)), "v.npy").rename(folder / "v.bin"), "expected a .npy"),
+    "missing": (lambda folder, n: folder / "nothing.npy", "cannot be read (No such file or directory)"),
+    "header": (lambda folder, n: broken(folder / "v.safetensors"), "no safetensors file"),
+}  # fmt: skip
+
+
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:-8])
+    return path
+
+
+def broken(path: Path) -> Path:
+    path.write_bytes(b"rubbish")
+    return path
+
+
+def test_files_of_no_use_are_refused_in_one_line(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    numbered(own_world)
+    count = len(items_of(own_world))
+    before = sorted(path.name for path in (own_world / "toy" / "ids").iterdir())
+    for name, (make, expected) in BAD.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        line = ilrec("build-ids", *common(own_world), *CODES, "--vectors", make(folder, count)).one_line()
+        assert expected.format(n=count) in line, name
+    assert sorted(path.name for path in (own_world / "toy" / "ids").iterdir()) == before
+
+
+def test_ids_of_rows_must_cover_the_items_once(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    names = items_of(own_world)["raw_id"].to_pylist()
+    vectors = write(tmp_path, np.random.default_rng(0).normal(size=(len(names), 3)))
+    arguments = ["build-ids", *common(own_world), *CODES, "--vectors", vectors]
+    assert "rows need names: --vectors-ids FILE" in ilrec(*arguments).one_line()
+    for wrong, expected in (
+        (names[:-1], f"{len(names) - 1:,} ids for the {len(names):,} rows"),
+        ([*names[:-1], names[0]], f"'{names[0]}' is there twice"),
+        ([*names[:-1], "stranger"], f"no row for 1 of {len(names):,} items, the first is '{names[-1]}'"),
+        ({"a": 1}, "expected a list of item ids, got dict"),
+    ):
+        (tmp_path / "ids.json").write_text(json.dumps(wrong))
+        assert expected in ilrec(*arguments, "--vectors-ids", tmp_path / "ids.json").one_line()
+    (tmp_path / "ids.json").write_text("[")
+    assert "not UTF-8 text or JSON" in ilrec(*arguments, "--vectors-ids", tmp_path / "ids.json").one_line()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--text", "title,price"], "--text names 'price'"),
+        (["--pool", "separate"], "--pool separate needs a Hugging Face encoder"),
+        (["--vectors", "x.npy", "--encoder", "some/model"], "--vectors takes the place of --encoder"),
+        (["--vectors-ids", "x.txt"], "describe a file of vectors"),
+        (["--encoder", "./nothing"], "encoder './nothing': no such folder"),
+        (["--cf", "nothing"], "no collaborative model 'nothing'"),
+        (["--cf-weight", "0"], "cf_weight is 0.0, expected more than 0"),
+        (["--max-tokens", "0"], "max_tokens is 0, expected at least 1"),
+    ],
+)
+def test_settings_that_do_not_go_together(flags: list[str], expected: str, world: Path, ilrec: Run) -> None:
+    assert expected in ilrec("build-ids", *common(world), *flags).one_line()
