@@ -37,6 +37,30 @@ class Scorer(Protocol):
     def scores(self, history_BT: Tensor, user_B: Tensor | None = None) -> Tensor: ...
 
 
+def most_recent(history_BT: Tensor, max_history: int) -> tuple[Tensor, Tensor]:
+    """The last `max_history` items of each row, and their number."""
+    length_B = (history_BT >= 0).sum(1)
+    if history_BT.shape[1] <= max_history:
+        return history_BT, length_B
+    kept_B = length_B.clamp(max=max_history)
+    column = torch.arange(max_history, device=history_BT.device)
+    place_BT = (length_B - kept_B)[:, None] + column
+    recent = history_BT.gather(1, place_BT.clamp(max=history_BT.shape[1] - 1))
+    return torch.where(column < kept_B[:, None], recent, -1), kept_B
+
+
+def at_last(hidden_BTD: Tensor, length_B: Tensor) -> Tensor:
+    """hidden_BD at the last real place of each row; the first place where a row is empty."""
+    last_B11 = (length_B - 1).clamp(min=0)[:, None, None]
+    return hidden_BTD.gather(1, last_B11.expand(-1, 1, hidden_BTD.shape[2])).squeeze(1)
+
+
+def at_targets(hidden_BTD: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """(hidden_ND, target_N) of the supervised places, row by row."""
+    place_N = (target_BT >= 0).flatten().nonzero().squeeze(1)
+    return hidden_BTD.flatten(0, 1).index_select(0, place_N), target_BT.flatten().index_select(0, place_N)
+
+
 def make_batch(sequences: Sequences, windows: Windows, device: torch.device) -> Batch:
     """Inputs are each window without its last item, targets the items that follow from `first` on."""
     item_BT = gather_runs(sequences.items, windows.start, windows.lengths - 1)

@@ -19,7 +19,10 @@ ITEMS, USERS, LONGEST = 30, 80, 8
 TRAINED = [name for name in plugins.names("cf") if plugins.load("cf", name).TRAINED]
 SETTINGS = SimpleNamespace(epochs=60, patience=60, batch_size=16, learning_rate=5e-3, weight_decay=0.0, clip=5.0,
                            max_steps=None, seed=0, dtype="float32")  # fmt: skip
-SMALL = {"sasrec": {"hidden_size": 16, "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.0}}
+SMALL: dict[str, dict[str, Any]] = {
+    "sasrec": {"hidden_size": 16, "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.0},
+    "gru4rec": {"embedding_size": 16, "hidden_size": 16, "dropout_prob": 0.1},
+}
 
 
 def chain_world() -> tuple[Sequences, np.ndarray]:

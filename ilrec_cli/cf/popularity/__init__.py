@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 SANITY = True
 TRAINED = False
+SEQUENTIAL = False
 
 
 @dataclass(frozen=True, kw_only=True)

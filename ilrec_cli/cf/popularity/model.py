@@ -21,3 +21,6 @@ class Model(nn.Module):
     def scores(self, history_BT: Tensor, user_B: Tensor | None = None) -> Tensor:
         """scores_BI: the counts."""
         return self.count_I.expand(len(history_BT), -1)
+
+    def item_embeddings(self) -> None:
+        return None

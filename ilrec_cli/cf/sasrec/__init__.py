@@ -12,6 +12,7 @@ from typing import Annotated
 
 SANITY = False
 TRAINED = True
+SEQUENTIAL = True
 
 
 @dataclass(frozen=True, kw_only=True)

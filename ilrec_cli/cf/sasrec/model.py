@@ -1,12 +1,11 @@
-"""SASRec. Shapes: B rows, T places, D width, I items, N supervised places."""
+"""SASRec. Shapes: B rows, T places, D width, I items."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ilrec_cli.cf._common import Batch, Facts
+from ilrec_cli.cf._common import Batch, Facts, at_last, at_targets, most_recent
 from ilrec_cli.cf.sasrec import Config
 
 
@@ -27,19 +26,17 @@ class Model(nn.Module):
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean cross-entropy over all items at every supervised place."""
-        hidden_BTD = self._encode(batch.item_BT)
-        place_N = (batch.target_BT >= 0).flatten().nonzero().squeeze(1)
-        hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, place_N)
-        logits_NI = hidden_ND @ self.item.weight.T
-        return F.cross_entropy(logits_NI.float(), batch.target_BT.flatten().index_select(0, place_N))
+        hidden_ND, target_N = at_targets(self._encode(batch.item_BT), batch.target_BT)
+        return F.cross_entropy((hidden_ND @ self.item.weight.T).float(), target_N)
 
     def scores(self, history_BT: Tensor, user_B: Tensor | None = None) -> Tensor:
         """scores_BI after the last item of each history."""
-        history_BT, length_B = self._most_recent(history_BT)
-        hidden_BTD = self._encode(history_BT)
-        last_B11 = (length_B - 1).clamp(min=0)[:, None, None]
-        hidden_BD = hidden_BTD.gather(1, last_B11.expand(-1, 1, hidden_BTD.shape[2])).squeeze(1)
+        history_BT, length_B = most_recent(history_BT, self.max_history)
+        hidden_BD = at_last(self._encode(history_BT), length_B)
         return (hidden_BD @ self.item.weight.T).float()
+
+    def item_embeddings(self) -> Tensor:
+        return self.item.weight
 
     def _encode(self, item_BT: Tensor) -> Tensor:
         """hidden_BTD; padding lies to the right of what any real place attends to."""
@@ -48,17 +45,6 @@ class Model(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         return self.norm(hidden)
-
-    def _most_recent(self, history_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The last `max_history` items of each row, and their number."""
-        length_B = (history_BT >= 0).sum(1)
-        if history_BT.shape[1] <= self.max_history:
-            return history_BT, length_B
-        kept_B = length_B.clamp(max=self.max_history)
-        place_BT = (length_B - kept_B)[:, None] + torch.arange(self.max_history, device=history_BT.device)
-        recent = history_BT.gather(1, place_BT.clamp(max=history_BT.shape[1] - 1))
-        real = torch.arange(self.max_history, device=history_BT.device) < kept_B[:, None]
-        return torch.where(real, recent, -1), kept_B
 
 
 class Block(nn.Module):
