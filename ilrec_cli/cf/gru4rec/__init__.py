@@ -11,13 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from ilrec_cli.cf._settings import ItemLoss, probabilities
+from ilrec_cli.settings._base import at_least
+
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(ItemLoss):
     embedding_size: Annotated[int, "width of item embeddings"] = 64
     hidden_size: Annotated[int, "width of the recurrent state"] = 128
     num_layers: Annotated[int, "recurrent layers"] = 1
@@ -25,7 +28,6 @@ class Config:
     output_dropout_prob: Annotated[float, "dropout on the recurrent state before the dense layer"] = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.embedding_size, self.hidden_size, self.num_layers) < 1:
-            raise ValueError("embedding_size, hidden_size and num_layers are at least 1")
-        if not (0 <= self.dropout_prob < 1 and 0 <= self.output_dropout_prob < 1):
-            raise ValueError("dropout_prob and output_dropout_prob lie in [0, 1)")
+        super().__post_init__()
+        at_least(self, 1, "embedding_size", "hidden_size", "num_layers")
+        probabilities(self, "dropout_prob", "output_dropout_prob")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ilrec_cli.cf._common import Batch, Facts, at_last, at_targets, most_recent
+from ilrec_cli.cf._losses import item_loss
 from ilrec_cli.cf.gru4rec import Config
 
 
@@ -14,7 +14,7 @@ class Model(nn.Module):
 
     def __init__(self, config: Config, facts: Facts):
         super().__init__()
-        self.max_history = facts.max_history
+        self.config, self.max_history = config, facts.max_history
         self.item = nn.Embedding(facts.items, config.embedding_size)
         self.dropout = nn.Dropout(config.dropout_prob)
         self.gru = nn.GRU(config.embedding_size, config.hidden_size, config.num_layers, bias=False, batch_first=True)
@@ -25,9 +25,9 @@ class Model(nn.Module):
             (nn.init.orthogonal_ if "_hh_" in name else nn.init.xavier_uniform_)(weight)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean loss at every supervised place."""
+        """Mean over every supervised place."""
         hidden_ND, target_N = at_targets(self._encode(batch.item_BT), batch.target_BT)
-        return F.cross_entropy((hidden_ND @ self.item.weight.T).float(), target_N)
+        return item_loss(self.config, hidden_ND, target_N, self.item.weight)
 
     def scores(self, history_BT: Tensor, user_B: Tensor | None = None) -> Tensor:
         """scores_BI after the last item of each history."""

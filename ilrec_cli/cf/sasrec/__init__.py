@@ -10,13 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from ilrec_cli.cf._settings import ItemLoss, probabilities
+from ilrec_cli.settings._base import at_least
+
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(ItemLoss):
     hidden_size: Annotated[int, "width of embeddings and layers"] = 128
     n_layers: Annotated[int, "transformer layers"] = 2
     n_heads: Annotated[int, "attention heads"] = 2
@@ -26,9 +29,8 @@ class Config:
     initializer_range: Annotated[float, "standard deviation of the initial weights"] = 0.02
 
     def __post_init__(self) -> None:
-        if min(self.hidden_size, self.n_layers, self.n_heads, self.inner_size) < 1 or self.hidden_size % self.n_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of n_heads {self.n_heads}, all positive"
-            )
-        if not (0 <= self.hidden_dropout_prob < 1 and 0 <= self.attn_dropout_prob < 1):
-            raise ValueError("hidden_dropout_prob and attn_dropout_prob lie in [0, 1)")
+        super().__post_init__()
+        at_least(self, 1, "hidden_size", "n_layers", "n_heads", "inner_size")
+        probabilities(self, "hidden_dropout_prob", "attn_dropout_prob")
+        if self.hidden_size % self.n_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of n_heads {self.n_heads}")

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ilrec_cli.cf._common import Batch, Facts, at_last, at_targets, most_recent
+from ilrec_cli.cf._losses import item_loss
 from ilrec_cli.cf.sasrec import Config
 
 
@@ -14,7 +15,7 @@ class Model(nn.Module):
 
     def __init__(self, config: Config, facts: Facts):
         super().__init__()
-        self.max_history = facts.max_history
+        self.config, self.max_history = config, facts.max_history
         self.item = nn.Embedding(facts.items, config.hidden_size)
         self.position = nn.Embedding(facts.max_history, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -25,9 +26,9 @@ class Model(nn.Module):
                 nn.init.normal_(parameter, std=config.initializer_range)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean cross-entropy over all items at every supervised place."""
+        """Mean over every supervised place."""
         hidden_ND, target_N = at_targets(self._encode(batch.item_BT), batch.target_BT)
-        return F.cross_entropy((hidden_ND @ self.item.weight.T).float(), target_N)
+        return item_loss(self.config, hidden_ND, target_N, self.item.weight)
 
     def scores(self, history_BT: Tensor, user_B: Tensor | None = None) -> Tensor:
         """scores_BI after the last item of each history."""
