@@ -11,7 +11,7 @@ import torch
 
 from ilrec_cli import plugins
 from ilrec_cli.cf import _fit
-from ilrec_cli.cf._common import Facts, make_batch
+from ilrec_cli.cf._common import Batch, Facts, make_batch
 from ilrec_cli.histories import Sequences, training_windows
 from ilrec_cli.metrics import ranking_metrics
 
@@ -22,6 +22,7 @@ SETTINGS = SimpleNamespace(epochs=60, patience=60, batch_size=16, learning_rate=
 SMALL: dict[str, dict[str, Any]] = {
     "sasrec": {"hidden_size": 16, "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.0},
     "gru4rec": {"embedding_size": 16, "hidden_size": 16, "dropout_prob": 0.1},
+    "caser": {"embedding_size": 16, "n_h": 4, "dropout_prob": 0.1},
 }
 
 
@@ -92,9 +93,14 @@ def test_only_the_most_recent_items_count(name: str) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_place_does_not_see_what_comes_after_it(name: str) -> None:
     model = build(name)
-    one, two = torch.tensor([[3, 4, 5, 6]]), torch.tensor([[3, 4, 8, 9]])
-    torch.testing.assert_close(model._encode(one)[:, :2], model._encode(two)[:, :2])
-    assert not torch.allclose(model._encode(one)[:, 2], model._encode(two)[:, 2])
+
+    def loss(*shown: int) -> float:
+        target = torch.tensor([[-1, 9, -1, -1]])
+        return float(model.loss(Batch(torch.tensor([shown]), target, torch.tensor([0]))))
+
+    assert loss(3, 4, 5, 6) == loss(3, 4, 8, 9)
+    assert loss(3, 4, 5, 6) != loss(3, 8, 5, 6)
+    assert loss(3, 4, 5, 6) != loss(8, 4, 5, 6)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -106,8 +112,10 @@ def test_the_loss_is_cross_entropy_of_the_scores_at_every_target(name: str) -> N
     found = model.loss(make_batch(sequences, windows, torch.device("cpu"))).item()
     losses = []
     for start, first, stop in zip(*windows, strict=True):
+        user = np.searchsorted(sequences.offsets, start, side="right") - 1
         for place in range(first, stop):
-            scores = model.scores(torch.from_numpy(sequences.items[start:place])[None]).double()[0]
+            history = torch.from_numpy(sequences.items[start:place])[None]
+            scores = model.scores(history, torch.tensor([user])).double()[0]
             losses.append((scores.logsumexp(0) - scores[sequences.items[place]]).item())
     assert found == pytest.approx(np.mean(losses), rel=1e-5)
 
