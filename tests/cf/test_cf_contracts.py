@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ilrec_cli import plugins
-from ilrec_cli.cf import _fit
+from ilrec_cli.cf import _fit, _rank
 from ilrec_cli.cf._common import Batch, Facts, make_batch
+from ilrec_cli.cf._rank import Events, rank_events
 from ilrec_cli.histories import Sequences, training_windows
 from ilrec_cli.metrics import ranking_metrics
 
@@ -52,12 +53,10 @@ def test_sequential_models_learn_the_chain(name: str) -> None:
     windows = training_windows(sequences, lengths - 2, LONGEST)
     users = np.arange(USERS)
     log: list[dict[str, Any]] = []
-    _fit.fit(model, sequences, windows, _fit.Events(users, lengths - 2), SETTINGS, facts=facts(sequences),
-             device=torch.device("cpu"), log=log.append)  # fmt: skip
+    material = _fit.Material(sequences, windows, Events(users, lengths - 2), facts(sequences))
+    _fit.fit(model, material, SETTINGS, device=torch.device("cpu"), log=log.append)
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
-    rankings = _fit.rank_events(
-        model, sequences, _fit.Events(users, lengths - 1), facts(sequences), torch.device("cpu")
-    )
+    rankings = rank_events(model, sequences, Events(users, lengths - 1), facts(sequences), torch.device("cpu"))
     assert ranking_metrics(rankings.rank_E, [1])["hit@1"].mean() > 0.9
     best = max(row["valid_ndcg@10"] for row in log)
     assert [row["valid_ndcg@10"] for row in log if row["best"]][-1] == best
@@ -133,10 +132,10 @@ def test_ranks_break_ties_by_the_lower_item(monkeypatch: pytest.MonkeyPatch) -> 
         def scores(self, history: torch.Tensor, user: torch.Tensor | None = None) -> torch.Tensor:
             return torch.zeros(len(history), ITEMS)
 
-    events = _fit.Events(np.arange(USERS), lengths - 1)
+    events = Events(np.arange(USERS), lengths - 1)
     targets = sequences.items[sequences.offsets[1:] - 1]
     for chunk in (1, ITEMS, 10**6):
-        monkeypatch.setattr(_fit, "CHUNK_SCORES", chunk)
-        found = _fit.rank_events(Flat(), sequences, events, facts(sequences), torch.device("cpu"))
+        monkeypatch.setattr(_rank, "CHUNK_SCORES", chunk)
+        found = rank_events(Flat(), sequences, events, facts(sequences), torch.device("cpu"))
         assert found.rank_E.tolist() == [target if target < 20 else -1 for target in targets]
         assert found.item_Ek.tolist() == [list(range(20))] * USERS
