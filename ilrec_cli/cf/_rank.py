@@ -42,7 +42,7 @@ def rank_events(
         chunk = Events(*(part[start : start + size] for part in events))
         score_BI = _scores(model, sequences, chunk, facts, device)
         if seen_items == "removed":
-            _remove_seen(score_BI, sequences, chunk)
+            score_BI = _without_seen(score_BI, sequences, chunk)
         parts.append(_ranked(score_BI, torch.from_numpy(targets(sequences, *chunk)).to(device)))
     return Rankings(*(np.concatenate(column) for column in zip(*parts or [no_rankings()], strict=True)))
 
@@ -52,12 +52,12 @@ def _scores(model: Scorer, sequences: Sequences, events: Events, facts: Facts, d
     return model.scores(history_BT, torch.from_numpy(events.user_E).to(device))
 
 
-def _remove_seen(score_BI: Tensor, sequences: Sequences, events: Events) -> None:
-    """-inf for every item before the event, however long ago; the target too if the user had it before."""
+def _without_seen(score_BI: Tensor, sequences: Sequences, events: Events) -> Tensor:
+    """Scores with -inf for every item before the event, however long ago; the target too if the user had it before."""
     seen_BT = gather_runs(sequences.items, sequences.offsets[events.user_E], events.end_E)
     row, column = np.nonzero(seen_BT >= 0)
     place = torch.from_numpy(row * score_BI.shape[1] + seen_BT[row, column]).to(score_BI.device)
-    score_BI.view(-1).index_fill_(0, place, -torch.inf)
+    return score_BI.flatten().index_fill(0, place, -torch.inf).view(score_BI.shape)  # a model may lend one row to all
 
 
 def _ranked(score_BI: Tensor, target_B: Tensor) -> Rankings:
