@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "data audit": (settings.AuditData, "data_audit", "Data", "ilrec data audit --dataset Instruments"),
     "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
     "data show": (settings.ShowData, "data_show", "Data", "ilrec data show --dataset Instruments -n 3"),
+    "tune cf": (settings.TuneCf, "tune_cf", "Pipeline", "ilrec tune cf --dataset Instruments --model gru4rec -o dropout_prob=0.3,0.5 -o learning_rate=1e-3,5e-4"),
     "demo": (settings.Demo, "demo", "Help", "ilrec demo"),
     "doctor": (settings.Doctor, "doctor", "Help", "ilrec doctor"),
 }  # fmt: skip
@@ -39,7 +40,10 @@ OPPOSITE = "no_"  # prefix of a switch's hidden opposite
 WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
-GROUPS = {"data": "Look at preprocessed data, judge it, write it for other tools."}
+GROUPS = {
+    "data": "Look at preprocessed data, judge it, write it for other tools.",
+    "tune": "Search settings on validation data.",
+}
 _groups: dict[str, typer.Typer] = {}
 app = typer.Typer(
     name="ilrec",
@@ -121,12 +125,24 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
             values[name.removeprefix(OPPOSITE)] = not value if name.startswith(OPPOSITE) else value
     if options:
         values["options"] = options
+    if cls is settings.TrainCf:
+        values = _over_preset(values)
     config: Any = configs.build(cls, values, f"ilrec {command}")
     stage = importlib.import_module(f"ilrec_cli.stages.{module}")
     result: dict[str, Any] = stage.run(config, invoke) if command == "demo" else stage.run(config)
     if config.json and int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps(result, ensure_ascii=False))
     return result
+
+
+def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Values for train-cf over those of the preset that they name: its keys are settings, or options of the model."""
+    model = plugins.load("cf", str(values.get("model", settings.TrainCf.model)))
+    preset = plugins.preset(model, values.get("preset"))
+    names = {field.name for field in configs.fields(settings.FitCf)}
+    options = {key: value for key, value in preset.items() if key not in names}
+    given = {key: value for key, value in preset.items() if key in names} | values
+    return given | {"options": options | values.get("options", {})}
 
 
 def _add_command(command: str) -> None:
@@ -144,16 +160,18 @@ def _add_command(command: str) -> None:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     context = {"token_normalize_func": lambda token: token.replace("_", "-")}
     group, _, name = command.rpartition(" ")
-    _group(group).command(name, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(run)
+    _group(group, panel).command(name, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(
+        run
+    )
 
 
-def _group(name: str) -> typer.Typer:
+def _group(name: str, panel: str) -> typer.Typer:
     """The group of a command of two words, made when it is first asked for; the top for others."""
     if not name:
         return app
     if name not in _groups:
         _groups[name] = typer.Typer(help=GROUPS[name], no_args_is_help=True)
-        app.add_typer(_groups[name], name=name, rich_help_panel="Data")
+        app.add_typer(_groups[name], name=name, rich_help_panel=panel)
     return _groups[name]
 
 

@@ -9,7 +9,7 @@ embeddings, scores by dot product with the item embeddings.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from ilrec_cli.cf._settings import ItemLoss, probabilities
 from ilrec_cli.settings._base import at_least
@@ -17,6 +17,7 @@ from ilrec_cli.settings._base import at_least
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
+PRESETS: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,14 @@ trains with one negative and binary cross-entropy; full-softmax cross-entropy ov
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ilrec_cli.cf._settings import Transformer
 
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
+PRESETS: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
