@@ -130,6 +130,28 @@ def test_the_loss_is_cross_entropy_of_the_scores_at_every_target(name: str) -> N
     assert found == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["softmax", "sampled", "gbce"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_gradient_reaches_every_parameter(name: str, loss: str) -> None:
+    sequences, lengths = chain_world()
+    options = {} if name == "bpr" else {"loss": loss, "n_negatives": 10 * ITEMS}
+    plugin = plugins.load("cf", name)
+    torch.manual_seed(0)
+    config = plugin.Config(**{**SMALL.get(name, {}), **options})
+    model = plugins.part(plugin, "model").Model(config, facts(sequences))
+    found = model.loss(make_batch(sequences, training_windows(sequences, lengths, LONGEST), torch.device("cpu")))
+    found.backward()
+    for name_, parameter in model.named_parameters():
+        assert parameter.grad is not None, name_
+        assert torch.isfinite(parameter.grad).all(), name_
+        assert parameter.grad.any(), name_
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_item_embeddings_have_a_row_for_every_item(name: str) -> None:
+    assert len(build(name).item_embeddings()) == ITEMS
+
+
 def test_bpr_recovers_blocks_for_users_it_knows_and_for_histories_without_one() -> None:
     """Items of one half go together: a user's other items of the half come before all of the other half."""
     rng = np.random.default_rng(0)
