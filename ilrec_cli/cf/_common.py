@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ilrec_cli.histories import Sequences, Windows, gather_runs
@@ -47,6 +48,24 @@ def most_recent(history_BT: Tensor, max_history: int) -> tuple[Tensor, Tensor]:
     place_BT = (length_B - kept_B)[:, None] + column
     recent = history_BT.gather(1, place_BT.clamp(max=history_BT.shape[1] - 1))
     return torch.where(column < kept_B[:, None], recent, -1), kept_B
+
+
+def append(item_BT: Tensor, next_B: Tensor) -> Tensor:
+    """Rows that are one longer: the given item after each row's last."""
+    length_B1 = (item_BT >= 0).sum(1, keepdim=True)
+    return F.pad(item_BT, (0, 1), value=-1).scatter(1, length_B1, next_B[:, None])
+
+
+def whole_windows(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(item_BS, asked_BS): windows with their last item, and which of their places are training interactions.
+
+    Those are the targets, and the first item where the second is a target: nothing comes before it to predict it from, but
+    it was interacted with. A window's context was a target of the window before.
+    """
+    asked_BT = batch.target_BT >= 0
+    last_B1 = (batch.item_BT >= 0).sum(1, keepdim=True) - 1
+    item_BS = append(batch.item_BT, batch.target_BT.gather(1, last_B1).squeeze(1))
+    return item_BS, torch.cat([asked_BT[:, :1], asked_BT], dim=1)
 
 
 def at_last(hidden_BTD: Tensor, length_B: Tensor) -> Tensor:
