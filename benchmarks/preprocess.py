@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _common import write
+from _common import peak_gib, write
 
 BETA = 0.7  # popularity of item r is about r^-BETA
 
@@ -141,12 +141,6 @@ PAIRS = {
     "csv": ("csv_pandas", "csv_ours"),
     "reviews": ("reviews_loop", "reviews_ours"),
 }
-
-
-def peak_gib() -> float:
-    """Peak resident memory of this process alone (getrusage counts what the parent had before)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**20
 
 
 def measured(name: str, folder: Path) -> tuple[float, float, str]:
