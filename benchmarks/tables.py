@@ -68,6 +68,8 @@ def _with_spread(values: list[float]) -> str:
 
 def peer() -> str:
     """RecBole's SASRec beside ours."""
+    if not (RESULTS / "sasrec-vs-recbole.json").exists():
+        return ""
     cell = json.loads((RESULTS / "sasrec-vs-recbole.json").read_text())
     theirs, ours = cell["recbole"], cell["ilrec"]
     names = {"seconds_to_level": f"to validation NDCG@10 {cell['level']:.4f}", "epoch_seconds": "one epoch of training (median)",
