@@ -119,8 +119,12 @@ def preprocess() -> str:
 def growth() -> str:
     cell = json.loads((RESULTS / "preprocess-growth.json").read_text())
     rows = [
-        [f"{int(rows):,}", f"{each['seconds']:.1f} s", f"{each['peak_gib']:.2f} GiB"]
-        for rows, each in cell["cells"].items()
+        [
+            f"{int(key.split()[0]):,}{key.removeprefix(key.split()[0])}",
+            f"{each['seconds']:.1f} s",
+            f"{each['peak_gib']:.2f} GiB",
+        ]
+        for key, each in cell["cells"].items()
     ]
     exponents = cell["exponents"]
     return _markdown(["rows of CSV", "time", "peak memory"],
