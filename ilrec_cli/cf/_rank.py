@@ -37,14 +37,17 @@ def rank_events(
     if isinstance(model, torch.nn.Module):
         model.eval()
     size = max(1, CHUNK_SCORES // facts.items)
+    # Histories of like length together: a chunk is as wide as its longest.
+    order_E = np.argsort(np.minimum(events.end_E, facts.max_history), kind="stable")
     parts = []
-    for start in range(0, len(events.user_E), size):
-        chunk = Events(*(part[start : start + size] for part in events))
+    for rows in (order_E[start : start + size] for start in range(0, len(order_E), size)):
+        chunk = Events(events.user_E[rows], events.end_E[rows])
         score_BI = _scores(model, sequences, chunk, facts, device)
         if seen_items == "removed":
             score_BI = _without_seen(score_BI, sequences, chunk)
         parts.append(_ranked(score_BI, torch.from_numpy(targets(sequences, *chunk)).to(device)))
-    return Rankings(*(np.concatenate(column) for column in zip(*parts or [no_rankings()], strict=True)))
+    back_E = np.argsort(order_E, kind="stable")
+    return Rankings(*(np.concatenate(column)[back_E] for column in zip(*parts or [no_rankings()], strict=True)))
 
 
 def _scores(model: Scorer, sequences: Sequences, events: Events, facts: Facts, device: torch.device) -> Tensor:

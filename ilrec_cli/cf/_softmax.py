@@ -1,4 +1,4 @@
-"""Cross-entropy over all items on a CPU: loss and gradients in one pass over a bounded number of scores at a time.
+"""Scores of all items, and cross-entropy over them: on a CPU loss and gradients in one pass over a bounded number of scores.
 
 The same sums as `cross_entropy(linear(...))` in another order. Neither the N x I scores nor their gradient are kept, and
 the products run in oneDNN, whose AVX-512 kernels run on every maker's processors: on an AMD EPYC they took
@@ -20,9 +20,16 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-un
 )
 
 
+def item_scores(hidden_BD: Tensor, item_ID: Tensor, bias_I: Tensor | None = None) -> Tensor:
+    """scores_BI = hidden @ item.T + bias in float32."""
+    if _plain(hidden_BD) and not (torch.is_grad_enabled() and (hidden_BD.requires_grad or item_ID.requires_grad)):
+        return product(hidden_BD, item_ID, bias_I)
+    return F.linear(hidden_BD, item_ID, bias_I).float()
+
+
 def softmax_loss(hidden_ND: Tensor, target_N: Tensor, item_ID: Tensor, bias_I: Tensor | None = None) -> Tensor:
     """Mean over places of -log softmax(hidden @ item.T + bias) at the target."""
-    if hidden_ND.device.type != "cpu" or torch.is_autocast_enabled("cpu") or hidden_ND.dtype != torch.float32:
+    if not _plain(hidden_ND):
         return F.cross_entropy(F.linear(hidden_ND, item_ID, bias_I).float(), target_N)
     loss: Tensor = _SoftmaxLoss.apply(hidden_ND, item_ID, bias_I, target_N)  # type: ignore[no-untyped-call]
     return loss
@@ -57,6 +64,11 @@ class _SoftmaxLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad / len(ctx.saved_tensors[0])
         return *(None if each is None else each * scale for each in ctx.saved_tensors), None
+
+
+def _plain(hidden: Tensor) -> bool:
+    """Whether the computation is one of float32 on a CPU."""
+    return hidden.device.type == "cpu" and hidden.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def product(left_MK: Tensor, right_NK: Tensor, bias_N: Tensor | None) -> Tensor:

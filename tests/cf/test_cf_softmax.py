@@ -38,3 +38,12 @@ def test_the_same_twice_and_large_scores_stay_finite() -> None:
     one, two = (_softmax.softmax_loss(hidden, torch.arange(5), item) for _ in range(2))
     assert torch.equal(one, two)
     assert torch.isfinite(one)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_item_scores_are_the_product_with_or_without_gradients(grad: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, item, bias = (torch.randn(*shape, generator=generator) for shape in ((5, 4), (9, 4), (9,)))
+    found = _softmax.item_scores(hidden, item.requires_grad_(grad), bias)
+    torch.testing.assert_close(found.double(), hidden.double() @ item.double().T + bias, rtol=1e-5, atol=1e-6)
+    assert found.requires_grad == grad

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ilrec_cli.cf._common import Batch, Facts, append, at_last, most_recent, whole_windows
 from ilrec_cli.cf._losses import item_loss
+from ilrec_cli.cf._softmax import item_scores
 from ilrec_cli.cf._transformer import Block
 from ilrec_cli.cf.bert4rec import Config
 
@@ -49,7 +49,7 @@ class Model(nn.Module):
         mask_B = torch.full_like(length_B, self.items)
         hidden_BSD = self._encode(append(history_BT, mask_B))
         hidden_BD = self.head(at_last(hidden_BSD, length_B + 1))
-        return F.linear(hidden_BD, self.item_embeddings(), self.output_bias).float()
+        return item_scores(hidden_BD, self.item_embeddings(), self.output_bias)
 
     def item_embeddings(self) -> Tensor:
         return self.item.weight[: self.items]

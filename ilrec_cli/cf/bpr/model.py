@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ilrec_cli.cf._common import Batch, Facts, most_recent, whole_windows
+from ilrec_cli.cf._softmax import item_scores
 from ilrec_cli.cf._users import Users
 from ilrec_cli.cf.bpr import Config
 
@@ -47,7 +48,7 @@ class Model(nn.Module):
         user_BD = self._mean_item(history_BT)
         if user_B is not None:
             user_BD = self.user.known(user_B, user_BD)
-        return F.linear(user_BD, self.item.weight, self.bias).float()
+        return item_scores(user_BD, self.item.weight, self.bias)
 
     def item_embeddings(self) -> Tensor:
         return self.item.weight

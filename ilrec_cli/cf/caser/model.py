@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ilrec_cli.cf._common import Batch, Facts, at_last, at_targets, most_recent
 from ilrec_cli.cf._losses import item_loss
+from ilrec_cli.cf._softmax import item_scores
 from ilrec_cli.cf._users import Users
 from ilrec_cli.cf.caser import Config
 
@@ -46,7 +47,7 @@ class Model(nn.Module):
         if user_B is not None:
             user_BD = self.user.known(user_B, user_BD)
         hidden_BD = at_last(self._encode(history_BT, user_BD), length_B)
-        return F.linear(hidden_BD, self.output.weight, self.output_bias).float()
+        return item_scores(hidden_BD, self.output.weight, self.output_bias)
 
     def item_embeddings(self) -> Tensor:
         return self.item.weight

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ilrec_cli.cf._common import Batch, Facts, at_last, at_targets, most_recent
 from ilrec_cli.cf._losses import item_loss
+from ilrec_cli.cf._softmax import item_scores
 from ilrec_cli.cf._transformer import Block
 from ilrec_cli.cf.sasrec import Config
 
@@ -34,7 +35,7 @@ class Model(nn.Module):
         """scores_BI after the last item of each history."""
         history_BT, length_B = most_recent(history_BT, self.max_history)
         hidden_BD = at_last(self._encode(history_BT), length_B)
-        return (hidden_BD @ self.item.weight.T).float()
+        return item_scores(hidden_BD, self.item.weight)
 
     def item_embeddings(self) -> Tensor:
         return self.item.weight
