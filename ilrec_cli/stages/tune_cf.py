@@ -155,10 +155,11 @@ def _run_trial(config: TuneCf, trial: Trial, data: Artifact, console: Console) -
 
 
 def _show(rows: list[dict[str, Any]], console: Console) -> None:
-    figures = ("valid_ndcg@10", "valid_hit@10", "best_epoch", "seconds")
-    table = [[*(str(value) for value in row["changed"].values()), *(row[name] for name in figures)] for row in rows]
+    figures = ("valid_ndcg@10", "valid_hit@10", "best_epoch")
+    table = [[*(str(value) for value in row["changed"].values()), *(row[name] for name in figures), round(row["seconds"])]
+             for row in rows]  # fmt: skip
     console.say()
-    console.table([*rows[0]["changed"], *figures], table[:SHOWN])
+    console.table([*rows[0]["changed"], *figures, "seconds"], table[:SHOWN])
 
 
 def _as_config(config: TuneCf, changed: dict[str, Any]) -> dict[str, Any]:
