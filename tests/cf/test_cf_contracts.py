@@ -162,11 +162,10 @@ def test_bpr_recovers_blocks_for_users_it_knows_and_for_histories_without_one() 
     torch.manual_seed(0)
     plugin = plugins.load("cf", "bpr")
     model = plugins.part(plugin, "model").Model(plugin.Config(embedding_size=8), facts(sequences))
-    events = _fit.Events(np.arange(USERS), np.full(USERS, shown))
-    windows = training_windows(sequences, lengths, LONGEST)
+    events = Events(np.arange(USERS), np.full(USERS, shown))
+    material = _fit.Material(sequences, training_windows(sequences, lengths, LONGEST), events, facts(sequences))
     settings = SimpleNamespace(**{**vars(SETTINGS), "learning_rate": 2e-2})
-    _fit.fit(model, sequences, windows, events, settings, facts=facts(sequences), device=torch.device("cpu"),
-             log=[].append)  # fmt: skip
+    _fit.fit(model, material, settings, device=torch.device("cpu"), log=lambda row: None)
     history = torch.from_numpy(items[:, :shown])
     for user in (torch.arange(USERS), None, torch.full((USERS,), -1)):
         best = model.scores(history, user).topk(half).indices
