@@ -36,6 +36,12 @@ def write(name: str, result: dict[str, Any]) -> Path:
     return path
 
 
+def peak_gib() -> float:
+    """Peak resident memory of this process alone (getrusage counts what the parent had before)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
 def machine() -> dict[str, Any]:
     """Enough to judge a number by."""
     import torch

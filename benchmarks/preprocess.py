@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _common import write
+from _common import peak_gib, write
 
 BETA = 0.7  # popularity of item r is about r^-BETA
 
@@ -61,16 +61,20 @@ def core_pandas(folder: Path) -> float:
     return time.perf_counter() - started
 
 
-def csv_ours(folder: Path) -> float:
+def csv_ours(folder: Path, *flags: str) -> float:
     from ilrec_cli import cli
 
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as work:
-        result = cli.invoke(
-            ["preprocess", "--dataset", "bench", "--work", work, "--raw-dir", str(folder / "csv"), "--quiet"]
-        )
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        raw = str(folder / "csv")
+        result = cli.invoke(["preprocess", "--dataset", "bench", "--work", work, "--raw-dir", raw, "--quiet", *flags])
     print(result["interactions"])
     return time.perf_counter() - started
+
+
+def csv_in_files(folder: Path) -> float:
+    """The same with all interactions in files."""
+    return csv_ours(folder, "--memory-mb", "0")
 
 
 def csv_pandas(folder: Path) -> float:
@@ -134,19 +138,13 @@ def reviews_gunzip(folder: Path) -> float:
 
 RUNS = {
     run.__name__: run
-    for run in (core_ours, core_pandas, csv_ours, csv_pandas, reviews_ours, reviews_loop, reviews_gunzip)
+    for run in (core_ours, core_pandas, csv_ours, csv_in_files, csv_pandas, reviews_ours, reviews_loop, reviews_gunzip)
 }
 PAIRS = {
     "core": ("core_pandas", "core_ours"),
     "csv": ("csv_pandas", "csv_ours"),
     "reviews": ("reviews_loop", "reviews_ours"),
 }
-
-
-def peak_gib() -> float:
-    """Peak resident memory of this process alone (getrusage counts what the parent had before)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**20
 
 
 def measured(name: str, folder: Path) -> tuple[float, float, str]:
@@ -204,14 +202,19 @@ def compare(folder: Path, pairs: int) -> dict[str, Any]:
 
 
 def growth(sizes: tuple[int, int]) -> dict[str, Any]:
-    """CSV to artifact at two sizes: exponent of time and of memory."""
-    cells = {}
+    """CSV to artifact at two sizes: exponent of time and of memory; the larger one in files too. Medians of three."""
+    cells: dict[str, Any] = {}
     for rows in sizes:
         with tempfile.TemporaryDirectory() as folder:
             make_files(Path(folder), rows, 0)
-            seconds, peak, _ = measured("csv_ours", Path(folder))
-        cells[str(rows)] = {"seconds": seconds, "peak_gib": peak}
-        print(rows, cells[str(rows)], flush=True)
+            for name in ("csv_ours", "csv_in_files") if rows == sizes[1] else ("csv_ours",):
+                runs = [measured(name, Path(folder)) for _ in range(3)]
+                key = str(rows) if name == "csv_ours" else f"{rows} in files"
+                cells[key] = {
+                    "seconds": statistics.median(run[0] for run in runs),
+                    "peak_gib": max(run[1] for run in runs),
+                }
+                print(key, cells[key], flush=True)
     small, large = (cells[str(rows)] for rows in sizes)
     ratio = math.log(sizes[1] / sizes[0])
     return {"cells": cells, "exponents": {key: math.log(large[key] / small[key]) / ratio for key in small}}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,13 +164,25 @@ def finish(path: Path, *, kind: str, config: dict[str, Any], seed: int, parents:
     write_json(path / "manifest.json", manifest)
 
 
+@contextmanager
+def table_writer(folder: Path, name: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A function that adds rows to a table, for what does not fit in memory at once."""
+    schema = TABLES[name][1]
+
+    def write(columns: Mapping[str, Any]) -> None:
+        if set(columns) != set(schema.names):
+            raise ValueError(f"table {name}: columns {sorted(columns)}, expected {sorted(schema.names)}")
+        arrays = [_column(columns[field.name], field.type) for field in schema]
+        writer.write_table(pa.table(arrays, schema=schema))
+
+    with pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd") as writer:
+        yield write
+
+
 def write_table(folder: Path, name: str, columns: Mapping[str, Any]) -> None:
     """Write a table in its schema; a missing, extra or ill-typed column is a bug and raises."""
-    schema = TABLES[name][1]
-    if set(columns) != set(schema.names):
-        raise ValueError(f"table {name}: columns {sorted(columns)}, expected {sorted(schema.names)}")
-    arrays = [_column(columns[field.name], field.type) for field in schema]
-    pq.write_table(pa.table(arrays, schema=schema), folder / f"{name}.parquet", compression="zstd")
+    with table_writer(folder, name) as write:
+        write(columns)
 
 
 def write_json(path: Path, data: Any) -> None:

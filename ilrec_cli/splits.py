@@ -7,13 +7,23 @@ before them, and count them as training interactions. Everything later is held o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 NAMES = ("train", "valid", "test")
 TRAIN, VALID, TEST = range(3)
+BINS = 4096
 MIN_TESTED = 3  # one item of history, one to validate on, one to test on
+
+
+class OrderError(ValueError):
+    """A user has a training target after one that is held out."""
+
+    def __init__(self, user: int):
+        super().__init__(f"user {user} has a training target after one that is held out")
+        self.user = user
 
 
 class Splits(NamedTuple):
@@ -59,19 +69,44 @@ def by_time(lengths: np.ndarray, time: np.ndarray, valid_from: float, test_from:
     return _prefixes(lengths, before_valid, before_test)
 
 
-def times_by_ratio(time: np.ndarray, ratio: tuple[float, float, float]) -> tuple[int, int]:
-    """(valid_from, test_from): the times at which the shares of all interactions are used up."""
-    ordered = np.sort(time)
-    places = np.floor(np.cumsum(ratio)[:2] / sum(ratio) * len(ordered) + 1e-9).astype(np.int64)
-    after_all = int(ordered[-1]) + 1 if len(ordered) else 0
-    valid_from, test_from = (int(ordered[place]) if place < len(ordered) else after_all for place in places)
+def times_by_ratio(times: Callable[[], Iterator[np.ndarray]], ratio: tuple[float, float, float]) -> tuple[int, int]:
+    """(valid_from, test_from): the times at which the shares of all interactions are used up.
+
+    `times` gives them part by part, as often as asked.
+    """
+    total = sum(len(part) for part in times())
+    if not total:
+        return 0, 0
+    ends = [(int(part.min()), int(part.max())) for part in times() if len(part)]
+    low, high = min(first for first, _ in ends), max(last for _, last in ends)
+    places = np.floor(np.cumsum(ratio)[:2] / sum(ratio) * total + 1e-9).astype(np.int64).tolist()
+    valid_from, test_from = (_nth(times, place, low, high) if place < total else high + 1 for place in places)
     return valid_from, test_from
+
+
+def _nth(times: Callable[[], Iterator[np.ndarray]], place: int, low: int, high: int) -> int:
+    """The time at a place (from 0) of all times in order, which lie from `low` to `high`; nothing is sorted.
+
+    Each round counts the times of `BINS` equal stretches and goes on in the one that holds the place.
+    """
+    while low < high:
+        width = -(-(high - low + 1) // BINS)
+        counts = np.zeros(BINS, dtype=np.int64)
+        for part in times():
+            inside = part[(part >= low) & (part <= high)]
+            # Differences of 64-bit numbers can need 64 bits themselves.
+            stretch = (inside.view(np.uint64) - np.uint64(low % 2**64)) // np.uint64(width)
+            counts += np.bincount(stretch.astype(np.int64), minlength=BINS)
+        found = int(np.searchsorted(np.cumsum(counts), place, side="right"))
+        place -= int(counts[:found].sum())
+        low, high = low + found * width, min(high, low + (found + 1) * width - 1)
+    return low
 
 
 def given(lengths: np.ndarray, label: np.ndarray) -> Splits:
     """Splits as published: `label` of every interaction is an index of NAMES, or -1 for history that is no target.
 
-    A user's labels must rise (train, valid, test); `ValueError` names the first user whose do not.
+    A user's labels must rise (train, valid, test); `OrderError` has the first user whose do not.
     """
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     user = np.repeat(np.arange(len(lengths)), lengths)
@@ -80,7 +115,7 @@ def given(lengths: np.ndarray, label: np.ndarray) -> Splits:
     last = np.maximum.accumulate(np.where(named, user * 3 + label, 0)) if len(label) else label
     falls = named & (last > user * 3 + label)
     if falls.any():
-        raise ValueError(f"user {int(user[falls][0])} has a training target after one that is held out")
+        raise OrderError(int(user[falls][0]))
     target = named & (place >= 1)
     is_train = target & (label == TRAIN)
     train_to = np.zeros(len(lengths), dtype=np.int64)

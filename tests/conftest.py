@@ -127,11 +127,11 @@ def instruments_folder(folder: Path, users: int = 150) -> Path:
     from ilrec_cli.datasets._raw import Reading
     from ilrec_cli.datasets.synthetic import load
 
-    interactions, items, *_ = load.load(folder, "", synthetic.Config(users=users), Reading())
+    log, items, *_ = load.load(folder, "", synthetic.Config(users=users), Reading())
     folder.mkdir(parents=True)
     numbers = {item: number for number, item in enumerate(items["raw_id"])}
     sequences: dict[str, list[int]] = {}
-    for user, item in interactions.sort("timestamp", "row").select("user", "item").iter_rows():
+    for user, item in log.table().sort("timestamp", "row").select("user", "item").iter_rows():
         sequences.setdefault(user, []).append(numbers[item])
     index = {number: [f"<a_{number % 8}>", f"<b_{number // 8}>"] for number in numbers.values()}
     for name, data in (("inter", dict(enumerate(sequences.values()))), ("index", index)):

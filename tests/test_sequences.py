@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
+import numpy as np
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,30 +37,40 @@ def test_k_core_equals_dropping_one_row_at_a_time(rows: list[tuple[int, int, int
     assert core["row"].to_list() == k_core_by_loop(rows, user_k, item_k)
 
 
-@given(pairs)
-def test_the_last_pass_is_the_core_and_every_pass_drops(rows: list[tuple[int, int, int]]) -> None:
-    passes = list(sequences.core_passes(table(rows), 3, 3))
+@given(st.lists(pairs, min_size=1, max_size=3))
+def test_the_last_pass_is_the_core_and_every_pass_drops(parts: list[list[tuple[int, int, int]]]) -> None:
+    """Parts hold users of their own, and share their items."""
+
+    def codes(rows: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([u for u, _, _ in rows], dtype=int), np.array([i for _, i, _ in rows], dtype=int)
+
+    passes = list(sequences.core_passes([partial(codes, rows) for rows in parts], 3, 3))
     sizes = [counts[2] for _, counts in passes]
     assert sizes == sorted(set(sizes), reverse=True)
     for kept, counts in passes:
-        left = table(rows) if kept is None else table(rows)[kept]
-        assert counts == (left["user"].n_unique(), left["item"].n_unique(), len(left))
+        left = [(part, rows[place][0], rows[place][1]) for part, rows in enumerate(parts)
+                for place in (range(len(rows)) if kept[part] is None else kept[part])]  # fmt: skip
+        assert counts == (len({(part, u) for part, u, _ in left}), len({i for _, _, i in left}), len(left))
+    whole = [(10 * part + u, i, t) for part, rows in enumerate(parts) for u, i, t in rows]
+    assert len(left) == len(k_core_by_loop(whole, 3, 3))
 
 
 @given(pairs)
-def test_repeats_keep_the_first_in_time_then_in_the_file(rows: list[tuple[int, int, int]]) -> None:
-    kept = sequences.drop_repeats(table(rows))["row"].to_list()
-    first: dict[tuple[int, int], tuple[int, int]] = {}
-    for number, (user, item, time) in enumerate(rows):
-        first[user, item] = min(first.get((user, item), (time, number)), (time, number))
-    assert sorted(kept) == sorted(number for _, number in first.values())
+def test_the_first_of_pairs_comes_first(rows: list[tuple[int, int, int]]) -> None:
+    user, item = (np.array([row[place] for row in rows], dtype=int) for place in (0, 1))
+    kept = np.flatnonzero(sequences.first_of_pairs(user, item)).tolist()
+    first: dict[tuple[int, int], int] = {}
+    for number, (u, i, _) in enumerate(rows):
+        first.setdefault((u, i), number)
+    assert kept == list(first.values())
 
 
-@given(pairs)
-def test_ties_in_time_break_by_input_row(rows: list[tuple[int, int, int]]) -> None:
-    ordered = sequences.in_order(table(rows))
-    expected = sorted(range(len(rows)), key=lambda n: (rows[n][0], rows[n][2], n))
-    assert ordered["row"].to_list() == expected
+@given(pairs, st.sampled_from([1, -1, 10**17, -(10**17), 2**61]))
+def test_ties_in_time_break_by_place(rows: list[tuple[int, int, int]], scale: int) -> None:
+    """The last scales leave no room for user and time in one key."""
+    expected = sorted(range(len(rows)), key=lambda n: (rows[n][0], rows[n][2] * scale, n))
+    user, time = np.array([u for u, _, _ in rows], dtype=int), np.array([t * scale for _, _, t in rows], dtype=int)
+    assert sequences.order(user, time).tolist() == expected
 
 
 @given(pairs, st.sampled_from(["text", "interned", "far apart"]))

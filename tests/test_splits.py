@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,8 +70,30 @@ def test_time_by_hand(lengths: list[int], first: int, second: int, seed: int) ->
 
 
 def test_times_by_ratio_use_up_the_shares() -> None:
-    assert splits.times_by_ratio(np.array([5, 1, 2, 3, 4, 6, 7, 8, 9, 10]), (8, 1, 1)) == (9, 10)
-    assert splits.times_by_ratio(np.array([1, 1, 1, 1]), (8, 1, 1)) == (1, 1), "equal times stay together"
+    assert splits.times_by_ratio(lambda: iter([np.array([5, 1, 2, 3, 4]), np.array([6, 7, 8, 9, 10])]), (8, 1, 1)) == (
+        9,
+        10,
+    )
+    assert splits.times_by_ratio(lambda: iter([np.array([1, 1, 1, 1])]), (8, 1, 1)) == (1, 1), (
+        "equal times stay together"
+    )
+
+
+@given(
+    st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9), max_size=20), min_size=1, max_size=4),
+    st.tuples(*[st.integers(1, 8)] * 3),
+    st.sampled_from([2, 3, 4096]),
+)
+def test_times_by_ratio_are_those_of_the_sorted_log(
+    parts: list[list[int]], ratio: tuple[int, int, int], bins: int
+) -> None:
+    ordered = sorted(time for part in parts for time in part)
+    if not ordered:
+        return
+    places = [len(ordered) * sum(ratio[: n + 1]) // sum(ratio) for n in (0, 1)]
+    with mock.patch.object(splits, "BINS", bins):
+        found = splits.times_by_ratio(lambda: (np.array(part, dtype=np.int64) for part in parts), ratio)
+    assert found == tuple(ordered[place] if place < len(ordered) else ordered[-1] + 1 for place in places)
 
 
 def test_published_splits_are_kept() -> None:

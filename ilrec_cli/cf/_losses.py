@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ilrec_cli.cf._settings import ItemLoss
+from ilrec_cli.cf._softmax import softmax_loss
 
 
 def item_loss(
@@ -21,7 +22,7 @@ def item_loss(
     """The configured loss of scores hidden @ item.T + bias; negatives come from torch's generator."""
     items = len(item_ID)
     if config.loss == "softmax" or items == 1:
-        return F.cross_entropy(F.linear(hidden_ND, item_ID, bias_I).float(), target_N)
+        return softmax_loss(hidden_ND, target_N, item_ID, bias_I)
     drawn_S = torch.randint(items, (config.n_negatives,), device=item_ID.device)
     positive_N, negative_NS = drawn_scores(hidden_ND, target_N, drawn_S, item_ID, bias_I)
     if config.loss == "sampled":

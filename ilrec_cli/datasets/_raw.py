@@ -1,35 +1,31 @@
-"""What every source gets and returns: how to read, interactions with fixed columns, items with plain text.
-
-User and item ids are interned while they are read (polars categoricals), so a log costs four bytes an id.
-"""
+"""What every source gets and returns: how to read, a log of interactions, items with plain text."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from ilrec_cli.datasets import _text, _times
+from ilrec_cli.datasets import _text
 from ilrec_cli.datasets._blocks import BLOCK_MB
 from ilrec_cli.datasets._faults import Faults
+from ilrec_cli.datasets._log import Log
+from ilrec_cli.spill import Spill
 
-# user and item are categoricals of the ids as the user knows them; row is the place in the input, which breaks ties.
-INTERACTIONS = ("user", "item", "timestamp", "rating", "row")
 ITEMS: dict[str, Any] = {"raw_id": pl.String, "source_id": pl.String, "title": pl.String, "description": pl.String,
                          "brand": pl.String, "categories": pl.List(pl.String)}  # fmt: skip
 
 
 class Raw(NamedTuple):
-    """`interactions` may have a column `split` ("train", "valid", "test", or null: shown as history only).
+    """`interactions` may have a column `split` ("train", "valid", "test", or nothing: shown as history only).
 
     `ticks` are the timestamps' units a second, None where they are no times but places in a sequence. `candidates`
     (test event's user, candidate item ids) come from sources that publish them.
     """
 
-    interactions: pl.DataFrame
+    interactions: Log
     items: pl.DataFrame
     ticks: int | None = 1
     candidates: pl.DataFrame | None = None
@@ -44,6 +40,7 @@ class Reading:
     clean: bool = True
     max_text: int | None = None  # characters
     counts: Counter[str] = field(default_factory=Counter)
+    spill: Spill = field(default_factory=Spill)  # where the log waits
 
     def text(self, value: Any) -> str:
         """One line of text: plain if asked for, not longer than asked for."""
@@ -56,31 +53,20 @@ class Reading:
         return found
 
 
-def interned(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """One table of interactions from blocks with user, item (text), timestamp and rating; rows numbered in order."""
-    users, items = (pl.Categorical(pl.Categories.random()) for _ in range(2))
-    parts = [_typed(table, users, items) for table in tables]
-    if not parts:
-        empty = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64, "rating": pl.Float32}
-        parts = [_typed(pl.DataFrame(schema=empty), users, items)]
-    return pl.concat(_times.alike(parts), rechunk=True).with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64))
-
-
 def nameless(raw_ids: pl.Series) -> pl.DataFrame:
     """Items of which nothing but the id is known."""
-    ids = raw_ids.unique(maintain_order=True).cast(pl.String)
-    return pl.DataFrame({"raw_id": ids}, schema_overrides=ITEMS).select(
+    return pl.DataFrame({"raw_id": raw_ids}, schema_overrides=ITEMS).select(
         *(pl.col(name) if name == "raw_id" else pl.lit(None, dtype=kind).alias(name) for name, kind in ITEMS.items())
     )
 
 
 def described(table: pl.DataFrame, columns: dict[str, str], wanted: pl.Series, reading: Reading) -> pl.DataFrame:
-    """One row for every interned id of `wanted`, with the text that `table` has of it.
+    """One row for every id of `wanted`, with the text that `table` has of it.
 
     `columns` says which of the table's columns holds raw_id, title, description, brand, categories, source_id. The
     first row of an item counts; others, and items that nobody interacted with, are counted and left out.
     """
-    ids = pl.DataFrame({"raw_id": wanted.unique(maintain_order=True).cast(pl.String)})
+    ids = pl.DataFrame({"raw_id": wanted})
     known = table.filter(pl.col(columns["raw_id"]).is_in(ids["raw_id"].implode()))
     reading.counts["descriptions of items without interactions"] += len(table) - len(known)
     once = known.unique(columns["raw_id"], keep="first", maintain_order=True)
@@ -99,10 +85,3 @@ def plain_items(table: Any, columns: dict[str, str], reading: Reading) -> pl.Dat
     lists = table[columns["categories"]] if "categories" in columns else [None] * len(ids)
     made["categories"] = [[text for text in map(reading.text, _text.parts(value)) if text] for value in lists]
     return pl.DataFrame(made, schema=ITEMS)
-
-
-def _typed(table: pl.DataFrame, users: Any, items: Any) -> pl.DataFrame:
-    others = [name for name in table.columns if name not in INTERACTIONS]
-    return table.select(
-        pl.col("user").cast(users), pl.col("item").cast(items), "timestamp", pl.col("rating").cast(pl.Float32), *others
-    )

@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _files, _json_lines, _raw
+from ilrec_cli.datasets import _files, _json_lines, _log, _raw
+from ilrec_cli.datasets._log import Log
 from ilrec_cli.datasets._raw import Reading
 from ilrec_cli.errors import UserError
 
@@ -25,12 +26,12 @@ def reviews_file(source: ModuleType, folder: Path, dataset: str, config: Any) ->
     return Path(found)
 
 
-def interactions(path: Path, columns: Mapping[str, str], reading: Reading) -> pl.DataFrame:
-    """Interned interactions; `columns` names the fields that hold user, item, timestamp and rating."""
+def interactions(path: Path, columns: Mapping[str, str], reading: Reading) -> Log:
+    """The log of a file; `columns` names the fields that hold user, item, timestamp and rating."""
     schema = {columns[name]: kind for name, kind in KINDS.items()}
     read = _json_lines.tables(path, schema, tuple(schema), reading.faults, size=reading.block)
     names = {field: name for name, field in columns.items()}
-    return _raw.interned(part.rename(names) for part in read)
+    return _log.interned((part.rename(names) for part in read), reading.spill)
 
 
 def items(

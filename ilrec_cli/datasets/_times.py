@@ -60,17 +60,16 @@ def column(values: Sequence[int | float | None]) -> pl.Series:
     return pl.Series("timestamp", values, dtype=pl.Int64 if whole else pl.Float64, strict=False)
 
 
-def alike(parts: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Blocks with times of one type: microseconds if any of them has fractions."""
-    if all(part["timestamp"].dtype.is_integer() for part in parts):
-        return [part.with_columns(pl.col("timestamp").cast(pl.Int64)) for part in parts]
+def whole(table: pl.DataFrame, *, fractions: bool) -> pl.DataFrame:
+    """A part of a log with whole numbers as times: microseconds if any part of it has fractions."""
+    if not fractions:
+        return table
     micro = (pl.col("timestamp") * float(MICROSECONDS)).round().cast(pl.Int64, strict=False).fill_null(_FAR)
-    return [part.with_columns(micro) for part in parts]
+    return table.with_columns(micro)
 
 
-def ticks(times: pl.Series, *, fractions: bool) -> int:
+def ticks(latest: int, *, fractions: bool) -> int:
     """Units a second of a log's times: microseconds where there were fractions, else by their size."""
     if fractions:
         return MICROSECONDS
-    largest = int(times.max() or 0) if len(times) else 0  # type: ignore[arg-type]
-    return next((unit for bound, unit in UNITS if largest > bound), 1)
+    return next((unit for bound, unit in UNITS if latest > bound), 1)

@@ -30,8 +30,8 @@ class Quantised(NamedTuple):
 class Job:
     """Where a long assignment reports, and where it may keep its place."""
 
-    console: Console = Console(quiet=True)  # noqa: RUF009 - frozen
-    device: torch.device = torch.device("cpu")
+    console: Console = Console(quiet=True)  # noqa: RUF009 - it cannot be changed
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
     checkpoints: Path | None = None  # a folder of its own; what is in it is the same job, to go on with
     log: Callable[[dict[str, Any]], None] = lambda row: None  # one row an epoch, for log.jsonl
 

@@ -84,6 +84,9 @@ class Preprocess(OnUsers):
     ] = "fail"
     max_errors: Annotated[int | None, "with skip: end the work after more bad lines than this", FAULT] = 1000
     block_mb: Annotated[int, "MiB of text in memory at a time while reading", Control, FAULT] = 8
+    memory_mb: Annotated[
+        int, "MiB of interactions in memory; what is more waits in files beside the result", Control, FAULT
+    ] = 4096
     clean: Annotated[
         bool, "make item text plain: no tags, entities, control characters; lists given as strings joined", TEXT
     ] = True
@@ -93,7 +96,7 @@ class Preprocess(OnUsers):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "max_history", "block_mb", "max_text")
-        at_least(self, 0, "user_k", "item_k", "candidates", "max_errors")
+        at_least(self, 0, "user_k", "item_k", "candidates", "max_errors", "memory_mb")
         if len(self.split_ratio) != 3 or min(self.split_ratio) < 0 or not self.split_ratio[0] > 0:
             raise ValueError(
                 f"split_ratio is {self.split_ratio}, expected three shares such as 8,1,1, the first above 0"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
@@ -33,7 +34,8 @@ def run(config: ShowData) -> dict[str, Any]:
         f"{config.dataset}: {statistics['users']:,} users, {statistics['items']:,} items, "
         f"{statistics['interactions']:,} interactions, from {card['source']}, split {card['split']['rule']}"
     )
-    shown = {ids[user]: _rows(data, user, card["ticks_per_second"]) for user in chosen}
+    opened = _open(data)
+    shown = {ids[user]: _rows(opened, user, card["ticks_per_second"]) for user in chosen}
     for user, rows in shown.items():
         console.say(f"\nuser {user}: {len(rows)} interactions")
         columns = ["place", "split", "time", "rating", "item", "title"]
@@ -41,15 +43,31 @@ def run(config: ShowData) -> dict[str, Any]:
     return {"users": shown}
 
 
-def _rows(data: Artifact, user: int, ticks: int | None) -> list[dict[str, Any]]:
-    sequences, table, items = _inputs.sequences(data), data.table("interactions"), data.table("items")
-    low, high = sequences.offsets[user : user + 2].tolist()
-    start, stop = (int(part[user]) for part in _inputs.training_part(data))
+class Opened(NamedTuple):
+    """The tables of a dataset, read once for all users."""
+
+    offsets: np.ndarray
+    interactions: pa.Table
+    items: pa.Table
+    training: tuple[np.ndarray, np.ndarray]
+    held_out: dict[str, tuple[np.ndarray, np.ndarray]]  # split -> user and place of every target
+
+
+def _open(data: Artifact) -> Opened:
+    held_out = {name: _inputs.events(data, name)[1:] for name in ("valid", "test")}
+    return Opened(
+        _inputs.sequences(data).offsets, data.table("interactions"), data.table("items"), _inputs.training_part(data),
+        held_out,
+    )  # fmt: skip
+
+
+def _rows(data: Opened, user: int, ticks: int | None) -> list[dict[str, Any]]:
+    low, high = data.offsets[user : user + 2].tolist()
+    start, stop = (int(part[user]) for part in data.training)
     split = {place: "train" if start <= place < stop else "history" for place in range(high - low)}
-    for name in ("valid", "test"):
-        _, users, end = _inputs.events(data, name)
+    for name, (users, end) in data.held_out.items():
         split |= dict.fromkeys(end[np.flatnonzero(users == user)].tolist(), name)
-    part = table.slice(low, high - low)
+    part, items = data.interactions.slice(low, high - low), data.items
     return [
         {
             "place": place, "split": split[place], "time": _moment(time, ticks), "rating": rating,

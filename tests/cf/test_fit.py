@@ -76,7 +76,7 @@ def ended(folder: Path, **how: Any) -> tuple[dict[str, Tensor], Progress, list[d
     """(weights and buffers, progress, log without times) of a training that runs to its end."""
     training = start(folder, **how)
     progress = training.run(lambda row: None)
-    log = [{key: value for key, value in row.items() if key != "seconds"} for row in read_log(folder / "log.jsonl")]
+    log = [{key: value for key, value in row.items() if "seconds" not in key} for row in read_log(folder / "log.jsonl")]
     return training.model.state_dict(), progress, log
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from test_sources import REVIEWS, SOURCES, candidates, lines, load, load_raw, minionerec, plain, recbole, table
+from test_sources import REVIEWS, SOURCES, candidates, lines, load, load_raw, minionerec, recbole, table
 
 from ilrec_cli.datasets._faults import Faults
 from ilrec_cli.errors import UserError
@@ -18,7 +18,7 @@ CORE = ("user", "item", "timestamp", "rating")
 
 
 def rows(interactions: pl.DataFrame, *columns: str) -> list[tuple[object, ...]]:
-    return plain(interactions).select(*(columns or CORE)).rows()
+    return interactions.select(*(columns or CORE)).rows()
 
 
 def test_amazon_2014_metadata_is_python_notation(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_recbole_fixed_splits_become_sequences(cut: int, tmp_path: Path) -> None
             text += "".join(f"{user}\t{' '.join(items[max(0, end - cut) : end])}\t{items[end]}\n" for end in ends)
         (tmp_path / f"toys.{split}.inter").write_text(text)
     interactions, _ = load("recbole", tmp_path)
-    found = plain(interactions).sort("user", "timestamp")
+    found = interactions.sort("user", "timestamp")
     for user, items in sequences.items():
         part = found.filter(pl.col("user") == user)
         assert part["item"].to_list() == items
@@ -90,7 +90,7 @@ def test_rows_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
 
 def test_minionerec_keeps_its_split(tmp_path: Path) -> None:
     interactions, items = load("minionerec", minionerec(tmp_path / "raw"))
-    found = plain(interactions).sort("user", "timestamp").select("user", "item", "timestamp", "rating", "split").rows()
+    found = interactions.sort("user", "timestamp").select("user", "item", "timestamp", "rating", "split").rows()
     assert found == [
         ("1", "A0", 10, 5.0, None), ("1", "A1", 11, 4.0, "train"), ("1", "A2", 20, 3.0, "valid"), ("1", "A3", 30, 3.0, "test"),
         ("2", "A2", 10, 1.0, None), ("2", "A0", 12, 2.0, "train"),
@@ -101,7 +101,7 @@ def test_minionerec_keeps_its_split(tmp_path: Path) -> None:
 
 def test_candidate_rows_are_users_with_one_target(tmp_path: Path) -> None:
     raw = load_raw("candidates", candidates(tmp_path / "raw"))
-    assert rows(raw.interactions, "user", "item", "split")[:3] == [
+    assert rows(raw.interactions.table(), "user", "item", "split")[:3] == [
         ("test-0000001", "Boris", None), ("test-0000001", "Fever Ray", None), ("test-0000001", "Hope", "test"),
     ]  # fmt: skip
     assert set(raw.items["raw_id"]) == {"Boris", "Fever Ray", "Otis", "Hope", "Anna"}
@@ -169,7 +169,7 @@ def test_compression_and_block_size_change_nothing(pack: object, block: int, tmp
     text = "".join(json.dumps(row) + "\n" for row in REVIEWS * 3).encode()
     compress = zstandard.ZstdCompressor().compress if pack == "zstd" else pack
     (tmp_path / "Toys.json").write_bytes(compress(text))  # type: ignore[operator]
-    found = load_raw("amazon2018", tmp_path, block=block).interactions
+    found = load_raw("amazon2018", tmp_path, block=block).interactions.table()
     assert rows(found, *CORE, "row") == [
         (row["reviewerID"], row["asin"], row["unixReviewTime"], row["overall"], place) for place, row in enumerate(REVIEWS * 3)
     ]  # fmt: skip
@@ -182,7 +182,7 @@ def test_bad_lines_are_skipped_and_kept(block: int, tmp_path: Path) -> None:
         "\n".join([good[0], "{oops", "", good[1], '{"reviewerID": "U9"}', good[2]]) + "\n"
     )
     faults = Faults(skip=True)
-    found = load_raw("amazon2018", tmp_path, faults=faults, block=block).interactions
+    found = load_raw("amazon2018", tmp_path, faults=faults, block=block).interactions.table()
     assert rows(found, "item", "row") == [("B1", 0), ("B2", 1), ("B1", 2)]
     assert [(row["line"], row["text"]) for row in faults.rejected] == [(2, "{oops"), (5, '{"reviewerID": "U9"}')]
     with pytest.raises(UserError, match=r"Toys.json:5: .*bad line 2, more than --max-errors 1"):
@@ -194,7 +194,7 @@ def test_bad_values_of_a_table_are_named(block: int, tmp_path: Path) -> None:
     text = 'user,item,time,rating\na,"b\nc",1,5\n\na,,2,5\na,b\na,b,4,many\na,b,5,nan\na,b,6,\n'
     (tmp_path / "log.csv").write_text(text)
     faults = Faults(skip=True)
-    found = load_raw("table", tmp_path, faults=faults, block=block).interactions
+    found = load_raw("table", tmp_path, faults=faults, block=block).interactions.table()
     assert rows(found) == [("a", "b\nc", 1, 5.0), ("a", "b", 6, None)]
     assert [(row["line"], row["reason"]) for row in faults.rejected] == [
         (5, "column 'item' is '', expected text"),

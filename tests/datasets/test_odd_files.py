@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from conftest import Finished
 from test_formats import rows
-from test_sources import REVIEWS, amazon, amazon2014, lines, load, load_raw, plain
+from test_sources import REVIEWS, amazon, amazon2014, lines, load, load_raw
 
 from ilrec_cli import artifacts
 from ilrec_cli.datasets._faults import Faults
@@ -54,7 +54,7 @@ def test_minionerec_rows_without_times_are_chained(tmp_path: Path) -> None:
         (tmp_path / split).mkdir()
         (tmp_path / split / "Office.csv").write_text(text)
     raw = load_raw("minionerec", tmp_path)
-    found = plain(raw.interactions).sort("user", "timestamp")
+    found = raw.interactions.table().sort("user", "timestamp")
     for user, items in sequences.items():
         assert found.filter(pl.col("user") == user)["item"].to_list() == [str(item) for item in items]
     assert raw.ticks is None
@@ -100,7 +100,11 @@ def test_bytes_that_are_no_utf8_are_faults(source: str, tmp_path: Path) -> None:
 def test_fractions_of_seconds_count(block: int, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user,item,time\nu,c,100.5\nu,b,100.25\nu,a,100\n")
     found = load_raw("table", tmp_path, block=block)
-    assert rows(found.interactions, "item", "timestamp") == [("c", 100_500_000), ("b", 100_250_000), ("a", 100_000_000)]
+    assert rows(found.interactions.table(), "item", "timestamp") == [
+        ("c", 100_500_000),
+        ("b", 100_250_000),
+        ("a", 100_000_000),
+    ]
     assert found.ticks == 1_000_000
 
 
@@ -179,7 +183,7 @@ def test_the_size_of_blocks_changes_nothing(kind: str, tmp_path: Path) -> None:
     for block in (8, 64, 1 << 20):
         faults = Faults(skip=True)
         found = rows(
-            load_raw(source, tmp_path, faults=faults, block=block).interactions,
+            load_raw(source, tmp_path, faults=faults, block=block).interactions.table(),
             "user",
             "item",
             "timestamp",

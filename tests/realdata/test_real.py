@@ -162,28 +162,26 @@ def test_all_beauty_from_raw_reviews(tmp_path: Path, ilrec: Run) -> None:
     assert "none of the 24 items has text" in line
 
 
-def test_all_beauty_equals_a_brute_force_core() -> None:
+def test_all_beauty_equals_a_brute_force_core(tmp_path: Path) -> None:
     import gzip
     from collections import Counter
 
-    import polars as pl
-
-    from ilrec_cli.sequences import drop_repeats, k_core
-
-    lines = gzip.decompress((SHARED / "amazon2018-raw" / "All_Beauty_5.json.gz").read_bytes()).splitlines()
-    rows = [json.loads(line) for line in lines]
-    table = pl.DataFrame({"user": [r["reviewerID"] for r in rows], "item": [r["asin"] for r in rows],
-                          "timestamp": [r["unixReviewTime"] for r in rows], "row": list(range(len(rows)))})  # fmt: skip
-    table = drop_repeats(table)
-    left = list(zip(table["user"], table["item"], strict=True))
+    source = SHARED / "amazon2018-raw"
+    rows = [json.loads(line) for line in gzip.decompress((source / "All_Beauty_5.json.gz").read_bytes()).splitlines()]
+    ordered = sorted(enumerate(rows), key=lambda row: (row[1]["reviewerID"], row[1]["unixReviewTime"], row[0]))
+    left = list(dict.fromkeys((row["reviewerID"], row["asin"]) for _, row in ordered))
     while True:
         users, items = Counter(u for u, _ in left), Counter(i for _, i in left)
         kept = [(u, i) for u, i in left if users[u] >= 5 and items[i] >= 5]
         if len(kept) == len(left):
             break
         left = kept
-    core = k_core(table, 5, 5)
-    assert list(zip(core["user"], core["item"], strict=True)) == left
+    cli.invoke(["preprocess", "--dataset", "beauty", "--work", str(tmp_path), "--raw-dir", str(source), "--quiet"])
+    data = artifacts.read(tmp_path / "beauty" / "data", "data")
+    names = [data.table(name)["raw_id"].to_pylist() for name in ("users", "items")]
+    table = data.table("interactions").to_pydict()
+    found = [(names[0][user], names[1][item]) for user, item in zip(table["user"], table["item"], strict=True)]
+    assert found == left
 
 
 def test_lastfm_candidates_keep_their_rows_and_their_lists(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ masked `dupe_factor` times a step, as the authors' code does before training (th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from ilrec_cli.cf._settings import Transformer, probabilities
 from ilrec_cli.settings._base import at_least
@@ -18,6 +18,7 @@ from ilrec_cli.settings._base import at_least
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
+PRESETS: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,14 @@ a history without its user, is the mean of the history's item vectors. Names of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from ilrec_cli.settings._base import at_least
 
 SANITY = False
 TRAINED = True
 SEQUENTIAL = False
+PRESETS: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ METADATA = {
 def load(folder: Path, dataset: str, config: amazon2014.Config, reading: Reading) -> Raw:
     """Interactions by reviewer and ASIN; items without metadata have no text."""
     found = _reviews.interactions(_reviews.reviews_file(amazon2014, folder, dataset, config), REVIEW, reading)
-    items = _reviews.items(amazon2014, folder, dataset, config, METADATA, found["item"], reading, parse=literal)
+    items = _reviews.items(amazon2014, folder, dataset, config, METADATA, found.items.names, reading, parse=literal)
     return Raw(found, items)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ilrec_cli.datasets import _csv_lines, _files, _raw, _reviews, amazon2018
+from ilrec_cli.datasets import _csv_lines, _files, _log, _reviews, amazon2018
 from ilrec_cli.datasets._raw import Raw, Reading
 
 REVIEW = {"user": "reviewerID", "item": "asin", "timestamp": "unixReviewTime", "rating": "overall"}
@@ -25,7 +25,7 @@ def load(folder: Path, dataset: str, config: amazon2018.Config, reading: Reading
     ratings = config.reviews or _files.named(amazon2018.rating_files(folder), folder, dataset, "reviews")
     if ratings and amazon2018.is_ratings(ratings) and (config.reviews or not amazon2018.review_files(folder)):
         format_ = _csv_lines.Format(",", RATINGS, tuple(RATINGS))
-        found = _raw.interned(_csv_lines.tables(ratings, format_, reading.faults, size=reading.block))
+        found = _log.interned(_csv_lines.tables(ratings, format_, reading.faults, size=reading.block), reading.spill)
     else:
         found = _reviews.interactions(_reviews.reviews_file(amazon2018, folder, dataset, config), REVIEW, reading)
-    return Raw(found, _reviews.items(amazon2018, folder, dataset, config, METADATA, found["item"], reading))
+    return Raw(found, _reviews.items(amazon2018, folder, dataset, config, METADATA, found.items.names, reading))

@@ -16,5 +16,5 @@ METADATA = {
 def load(folder: Path, dataset: str, config: amazon2023.Config, reading: Reading) -> Raw:
     """Interactions by user and parent ASIN, in milliseconds; items without metadata have no text."""
     found = _reviews.interactions(_reviews.reviews_file(amazon2023, folder, dataset, config), REVIEW, reading)
-    items = _reviews.items(amazon2023, folder, dataset, config, METADATA, found["item"], reading)
+    items = _reviews.items(amazon2023, folder, dataset, config, METADATA, found.items.names, reading)
     return Raw(found, items, ticks=1000)

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _files, _raw, candidates
+from ilrec_cli.datasets import _files, _log, _raw, candidates
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
@@ -37,7 +37,7 @@ def load(folder: Path, dataset: str, config: candidates.Config, reading: Reading
     table = pl.DataFrame(
         events, schema={"user": pl.String, "item": pl.String, "timestamp": pl.Int64, "split": pl.String}, orient="row"
     )
-    interactions = _raw.interned([table.with_columns(rating=pl.lit(None, dtype=pl.Float32))])
+    interactions = _log.interned([table.with_columns(rating=pl.lit(None, dtype=pl.Float32))], reading.spill)
     names = pl.Series([name for items in offered["items"] for name in items] + table["item"].to_list()).unique().sort()
     known = _raw.plain_items({"raw_id": names, "title": names}, {"raw_id": "raw_id", "title": "title"}, reading)
     published = pl.DataFrame(offered, schema={"user": pl.String, "items": pl.List(pl.String)})

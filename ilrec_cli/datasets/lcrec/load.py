@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _files, _raw, lcrec
+from ilrec_cli.datasets import _files, _log, _raw, lcrec
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
@@ -29,7 +29,11 @@ def load(folder: Path, dataset: str, config: lcrec.Config, reading: Reading) -> 
     for kind, own, originals in (("user", list(sequences), users), ("item", numbers, items)):
         _check_distinct(inter.with_name(f"{stem}.{kind}2id"), own, originals)
     reading.counts["users without any item"] += sum(not row for row in sequences.values())
-    return Raw(_interactions(sequences, users, items), _items(numbers, items, texts, reading), ticks=None)
+    return Raw(
+        _log.interned([_interactions(sequences, users, items)], reading.spill),
+        _items(numbers, items, texts, reading),
+        ticks=None,
+    )
 
 
 def _check_distinct(path: Path, own: list[str], originals: dict[str, str]) -> None:
@@ -85,15 +89,11 @@ def _interactions(sequences: dict[str, list[int]], users: dict[str, str], items:
         schema={"user": pl.String, "item": pl.List(pl.String)},
     )
     table = table.explode("item", empty_as_null=False) if len(table) else table.explode("item")
-    return _raw.interned(
-        [
-            table.select(
-                user=pl.col("user").replace(users),
-                item=pl.col("item").replace(items),
-                timestamp=pl.int_range(pl.len(), dtype=pl.Int64).over("user"),
-                rating=pl.lit(None, dtype=pl.Float32),
-            )
-        ]
+    return table.select(
+        user=pl.col("user").replace(users),
+        item=pl.col("item").replace(items),
+        timestamp=pl.int_range(pl.len(), dtype=pl.Int64).over("user"),
+        rating=pl.lit(None, dtype=pl.Float32),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _chains, _csv_lines, _files, _raw, _times, minionerec
+from ilrec_cli.datasets import _chains, _csv_lines, _files, _log, _raw, _times, minionerec
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
@@ -47,13 +47,13 @@ def load(folder: Path, dataset: str, config: minionerec.Config, reading: Reading
             events += found
             items += known
     interactions = _by_time(events) if timed else _chains.sequences(pl.DataFrame(rows), folder)
-    table = _raw.interned([interactions])
+    log = _log.interned([interactions], reading.spill)
     described = pl.DataFrame(items + _info(folder, dataset), schema=ITEM).sort(
         pl.col("title") == "", maintain_order=True
     )
     first = described.unique("raw_id", keep="first", maintain_order=True)  # every row names its items again
-    text = _raw.described(first, {name: name for name in ITEM}, table["item"], reading)
-    return Raw(table, text, _times.ticks(table["timestamp"], fractions=False) if timed else None)
+    text = _raw.described(first, {name: name for name in ITEM}, log.items.names, reading)
+    return Raw(log, text, log.ticks() if timed else None)
 
 
 def _by_time(events: list[Row]) -> pl.DataFrame:

@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _chains, _csv_lines, _files, _raw, _times, recbole
+from ilrec_cli.datasets import _chains, _csv_lines, _files, _log, _raw, _times, recbole
+from ilrec_cli.datasets._log import Log
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
@@ -23,7 +24,7 @@ def load(folder: Path, dataset: str, config: recbole.Config, reading: Reading) -
     single = [path for path in every if not any(path in found for found in parts.values())]
     whole = _files.named(single, folder, dataset, "inter")
     if whole is not None:
-        interactions, ticks = _timed(list(_rows(whole, config, reading, None)))
+        interactions, ticks = _timed(_rows(whole, config, reading, None), [whole], config, reading)
         stem = _files.stem(whole, ".inter")
     else:
         found = {name: _files.named(paths, folder, dataset, "inter") for name, paths in parts.items()}
@@ -31,25 +32,43 @@ def load(folder: Path, dataset: str, config: recbole.Config, reading: Reading) -
         if len(fixed) < len(SPLITS):
             missing = next(name for name, path in found.items() if path is None)
             raise UserError(f"{folder}: no file *.{missing}.inter; expected {recbole.EXPECTS}")
-        rows = [part for name, path in zip(SPLITS, fixed, strict=True) for part in _rows(path, config, reading, name)]
-        if rows and "history" in rows[0].columns:
-            interactions, ticks = _raw.interned([_chains.sequences(pl.concat(rows), folder)]), None
+        rows = (part for name, path in zip(SPLITS, fixed, strict=True) for part in _rows(path, config, reading, name))
+        if _all_have(f"{config.item_field}_list", fixed):
+            interactions, ticks = _chained(rows, folder, reading), None
         else:
-            interactions, ticks = _timed(rows)
+            interactions, ticks = _timed(rows, fixed, config, reading)
         stem = _files.stem(fixed[0], ".train.inter")
     text = [path for path in _files.files(folder, ".item") if _files.stem(path, ".item") == stem]
-    return Raw(interactions, _items(text[0] if text else None, config, interactions["item"], reading), ticks)
+    return Raw(interactions, _items(text[0] if text else None, config, interactions.items.names, reading), ticks)
 
 
-def _timed(parts: list[pl.DataFrame]) -> tuple[pl.DataFrame, int | None]:
-    """Interactions, and their ticks: None where no file has a time, so that the order of rows counts."""
-    parts = [part.drop("history", strict=False) for part in parts]
-    if all("timestamp" not in part.columns for part in parts):
-        found = _raw.interned(part.with_columns(timestamp=pl.lit(0, dtype=pl.Int64)) for part in parts)
-        return found.with_columns(timestamp=pl.col("row")), None
-    fractions = any(part["timestamp"].dtype.is_float() for part in parts)
-    found = _raw.interned(parts)
-    return found, _times.ticks(found["timestamp"], fractions=fractions)
+def _chained(rows: Iterator[pl.DataFrame], folder: Path, reading: Reading) -> Log:
+    """The log of rows that give each target with its history."""
+    parts = list(rows)
+    if not parts:
+        return _log.interned([], reading.spill)
+    return _log.interned([_chains.sequences(pl.concat(parts), folder)], reading.spill)
+
+
+def _timed(
+    parts: Iterator[pl.DataFrame], paths: list[Path], config: recbole.Config, reading: Reading
+) -> tuple[Log, int | None]:
+    """The log, and its ticks: None where no file has a time, so that the order of rows counts."""
+    timed = _all_have(config.time_field, paths)
+    plain = (part.drop("history", strict=False) for part in parts)
+    if not timed:
+        plain = (part.with_columns(timestamp=pl.lit(0, dtype=pl.Int64)) for part in plain)
+    log = _log.interned(plain, reading.spill, timed=timed)
+    return log, log.ticks() if timed else None
+
+
+def _all_have(field: str, paths: list[Path]) -> bool:
+    """Whether the files have a field: all or none of them."""
+    having = [field in _header(path) for path in paths]
+    if any(having) and not all(having):
+        lacking, other = paths[having.index(False)], paths[having.index(True)].name
+        raise UserError(f"{lacking}:1: no field '{field}', though {other} has it; a split's files need the same fields")
+    return all(having)
 
 
 def _rows(path: Path, config: recbole.Config, reading: Reading, split: str | None) -> Iterator[pl.DataFrame]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ilrec_cli.datasets import _raw
+from ilrec_cli.datasets import _log
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.datasets.synthetic import Config, world
 
@@ -29,7 +29,7 @@ def load(folder: Path, dataset: str, config: Config, reading: Reading) -> Raw:
     )
     ids = [world.item_id(item) for item in range(len(shop.title))]
     items = {"raw_id": ids, "source_id": ids, **_columns(shop)}
-    return Raw(_raw.interned([interactions]), pl.DataFrame(items))
+    return Raw(_log.interned([interactions], reading.spill), pl.DataFrame(items))
 
 
 def write_raw(folder: Path, name: str, config: Config) -> None:

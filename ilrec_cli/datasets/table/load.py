@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _files, _raw, _times, table
+from ilrec_cli.datasets import _files, _log, _raw, _times, table
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.datasets.table import files
 from ilrec_cli.errors import UserError, nearest
@@ -34,16 +34,11 @@ def load(folder: Path, dataset: str, config: table.Config, reading: Reading) -> 
     roles = {name: role for role, name in chosen.items() if name}
     required = tuple(name for name, role in roles.items() if role in REQUIRED)
     kinds = {name: KINDS[role] for name, role in roles.items()}
-    parts = [_filled(part.rename(roles)) for part in files.tables(path, kinds, required, reading)]
-    fractions = any(part["timestamp"].dtype.is_float() for part in parts)
-    interactions = _raw.interned(parts)
-    ticks: int | None = None
-    if chosen["timestamp"] is None:
-        interactions = interactions.with_columns(timestamp=pl.col("row"))
-    else:
-        ticks = _times.ticks(interactions["timestamp"], fractions=fractions)
-    items = _items(config.items or _beside(path), config, chosen["item"] or "", interactions["item"], reading)
-    return Raw(interactions, items, ticks)
+    timed = chosen["timestamp"] is not None
+    parts = (_filled(part.rename(roles)) for part in files.tables(path, kinds, required, reading))
+    log = _log.interned(parts, reading.spill, timed=timed)
+    items = _items(config.items or _beside(path), config, chosen["item"] or "", log.items.names, reading)
+    return Raw(log, items, log.ticks() if timed else None)
 
 
 def _choose(path: Path, names: list[str], role: str, asked: str | None) -> str | None:
