@@ -82,9 +82,10 @@ def _folder(config: TrainCf, name: str) -> Path:
 
 def _settled(config: TrainCf, folder: Path, data: Artifact) -> TrainCf:
     """Without --name a model of other data is replaced; with --seeds, those resume that were begun."""
-    resume = config.resume and (not config.seeds or _run_folder.has_checkpoint(folder))
-    stale = artifacts.exists(folder) and artifacts.read_manifest(folder)["parents"]["data"] != data.digest
-    return replace(config, resume=resume, overwrite=config.overwrite or (stale and config.name is None))
+    if config.name is None and artifacts.exists(folder):
+        stale = artifacts.read_manifest(folder)["parents"]["data"] != data.digest
+        return replace(config, resume=False, overwrite=True) if stale else config
+    return replace(config, resume=config.resume and (not config.seeds or _run_folder.has_checkpoint(folder)))
 
 
 def _train(task: Task, folder: Path, console: Console) -> None:

@@ -18,7 +18,7 @@ import torch
 from conftest import Finished
 from torch import Tensor, nn
 
-from ilrec_cli import artifacts
+from ilrec_cli import artifacts, plugins
 from ilrec_cli.cf._common import Batch, Facts
 from ilrec_cli.cf._fit import Fit, Material, Progress, Saving, fit
 from ilrec_cli.cf._rank import Events, rank_events
@@ -298,6 +298,40 @@ def test_several_seeds_are_several_models_and_finished_ones_are_skipped(
     alone = ilrec(*command[:-1], "--name", "alone", "--seed", "1", "--json")
     assert json.loads(alone.out.splitlines()[-1])["test"] == result["runs"][1]["test"]
     assert "seeds is (1, 1)" in ilrec(*command, "--seeds", "1,1").one_line()
+
+
+def test_without_a_name_a_model_of_other_data_is_replaced(own_world: Path, ilrec: Callable[..., Finished]) -> None:
+    command = ["train-cf", "--dataset", "toy", "--work", own_world, *COMMON]
+    assert ilrec(*command, "--json").code == 0
+    data = artifacts.read(own_world / "toy" / "data", "data")
+    again = ["preprocess", "--dataset", "toy", "--work", own_world, "--source", "synthetic", "-o", "users=100",
+             "--user-k", "4", "--item-k", "1"]  # fmt: skip
+    assert ilrec(*again).code == 0
+    done = ilrec(*command, "--resume", "--json")
+    assert done.code == 0, done.err
+    found = artifacts.read(Path(json.loads(done.out.splitlines()[-1])["path"]), "cf")
+    assert found.manifest["parents"]["data"] == artifacts.read(own_world / "toy" / "data", "data").digest != data.digest
+
+
+@pytest.mark.parametrize("name", [name for name in plugins.names("cf") if plugins.load("cf", name).TRAINED])
+def test_every_model_trains_in_mixed_precision(name: str, own_world: Path, ilrec: Callable[..., Finished]) -> None:
+    command = [
+        "train-cf",
+        "--dataset",
+        "toy",
+        "--work",
+        own_world,
+        "--model",
+        name,
+        "--epochs",
+        "2",
+        "--batch-size",
+        "16",
+    ]
+    done = ilrec(*command, "--dtype", "bfloat16", "--name", "mixed")
+    assert done.code == 0, done.err
+    rows = read_log(own_world / "toy" / "cf" / "mixed" / "train" / "log.jsonl")
+    assert rows[1]["loss"] < rows[0]["loss"]
 
 
 def test_what_is_done_with_seen_items_is_part_of_the_protocol(own_world: Path, ilrec: Callable[..., Finished]) -> None:
