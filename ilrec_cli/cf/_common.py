@@ -39,7 +39,9 @@ class Scorer(Protocol):
 
 
 def most_recent(history_BT: Tensor, max_history: int) -> tuple[Tensor, Tensor]:
-    """The last `max_history` items of each row, and their number."""
+    """The last `max_history` items of each row, and their number; at least one column, if only of padding."""
+    if history_BT.shape[1] == 0:
+        history_BT = F.pad(history_BT, (0, 1), value=-1)
     length_B = (history_BT >= 0).sum(1)
     if history_BT.shape[1] <= max_history:
         return history_BT, length_B
@@ -69,9 +71,10 @@ def whole_windows(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def at_last(hidden_BTD: Tensor, length_B: Tensor) -> Tensor:
-    """hidden_BD at the last real place of each row; the first place where a row is empty."""
+    """hidden_BD at the last real place of each row; zeros where a row is empty."""
     last_B11 = (length_B - 1).clamp(min=0)[:, None, None]
-    return hidden_BTD.gather(1, last_B11.expand(-1, 1, hidden_BTD.shape[2])).squeeze(1)
+    hidden_BD = hidden_BTD.gather(1, last_B11.expand(-1, 1, hidden_BTD.shape[2])).squeeze(1)
+    return hidden_BD.masked_fill((length_B == 0)[:, None], 0.0)
 
 
 def at_targets(hidden_BTD: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:

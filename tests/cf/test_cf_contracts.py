@@ -93,6 +93,17 @@ def test_alone_in_company_and_padded_the_scores_are_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", plugins.names("cf"))
+def test_an_empty_history_has_scores_that_no_item_of_the_padding_decides(name: str) -> None:
+    model = build(name)
+    alone = model.scores(torch.empty(1, 0, dtype=torch.long))
+    together = model.scores(torch.tensor([[3, 4], [-1, -1]]))
+    assert torch.isfinite(alone).all()
+    torch.testing.assert_close(alone[0], together[1])
+    if plugins.load("cf", name).SEQUENTIAL:
+        assert not torch.allclose(alone, model.scores(torch.tensor([[0]])))
+
+
+@pytest.mark.parametrize("name", plugins.names("cf"))
 def test_only_the_most_recent_items_count(name: str) -> None:
     model = build(name)
     long = torch.arange(20)[None]

@@ -23,6 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Transformer):
+    hidden_dropout_prob: Annotated[float, "dropout on embeddings and sub-layer outputs"] = 0.3
     mask_ratio: Annotated[float, "share of the items masked in a row that keeps its length"] = 0.2
     ft_ratio: Annotated[float, "share of rows with only their last item masked"] = 0.5
     dupe_factor: Annotated[int, "maskings of each sequence a step"] = 2

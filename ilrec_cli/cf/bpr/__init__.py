@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {}
 @dataclass(frozen=True, kw_only=True)
 class Config:
     embedding_size: Annotated[int, "width of user and item vectors"] = 64
-    n_negatives: Annotated[int, "items drawn for each interaction"] = 1
+    n_negatives: Annotated[int, "items drawn for each interaction"] = 4
     reg_weight: Annotated[float, "squared vectors of a pair, added to the loss: lambda of the paper"] = 0.0
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class Config(ItemLoss):
     window: Annotated[int, "items that a place sees: L of the paper"] = 5
     n_h: Annotated[int, "horizontal filters of each height"] = 16
     n_v: Annotated[int, "vertical filters"] = 4
-    dropout_prob: Annotated[float, "dropout on the output of the convolutions"] = 0.4
+    dropout_prob: Annotated[float, "dropout on the output of the convolutions"] = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

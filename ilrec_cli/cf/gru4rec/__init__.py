@@ -22,10 +22,10 @@ PRESETS: dict[str, dict[str, Any]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ItemLoss):
-    embedding_size: Annotated[int, "width of item embeddings"] = 64
+    embedding_size: Annotated[int, "width of item embeddings"] = 128
     hidden_size: Annotated[int, "width of the recurrent state"] = 128
     num_layers: Annotated[int, "recurrent layers"] = 1
-    dropout_prob: Annotated[float, "dropout on embeddings"] = 0.3
+    dropout_prob: Annotated[float, "dropout on embeddings"] = 0.5
     output_dropout_prob: Annotated[float, "dropout on the recurrent state before the dense layer"] = 0.0
 
     def __post_init__(self) -> None:
