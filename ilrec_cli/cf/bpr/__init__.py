@@ -15,7 +15,7 @@ from ilrec_cli.settings._base import at_least
 SANITY = False
 TRAINED = True
 SEQUENTIAL = False
-PRESETS: dict[str, dict[str, Any]] = {}
+PRESETS: dict[str, dict[str, Any]] = {"instruments": {"epochs": 100, "learning_rate": 2e-3, "weight_decay": 0.3}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from ilrec_cli.settings._base import at_least
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
-PRESETS: dict[str, dict[str, Any]] = {}
+PRESETS: dict[str, dict[str, Any]] = {"instruments": {"weight_decay": 0.5}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from ilrec_cli.settings._base import at_least
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
-PRESETS: dict[str, dict[str, Any]] = {}
+PRESETS: dict[str, dict[str, Any]] = {"instruments": {"learning_rate": 2e-3}}
 
 
 @dataclass(frozen=True, kw_only=True)
