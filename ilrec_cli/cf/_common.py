@@ -47,9 +47,7 @@ def most_recent(history_BT: Tensor, max_history: int) -> tuple[Tensor, Tensor]:
         return history_BT, length_B
     kept_B = length_B.clamp(max=max_history)
     column = torch.arange(max_history, device=history_BT.device)
-    place_BT = (length_B - kept_B)[:, None] + column
-    recent = history_BT.gather(1, place_BT.clamp(max=history_BT.shape[1] - 1))
-    return torch.where(column < kept_B[:, None], recent, -1), kept_B
+    return history_BT.gather(1, (length_B - kept_B)[:, None] + column), kept_B  # shorter rows keep their padding
 
 
 def append(item_BT: Tensor, next_B: Tensor) -> Tensor:

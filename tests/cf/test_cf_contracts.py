@@ -175,7 +175,7 @@ def test_bpr_recovers_blocks_for_users_it_knows_and_for_histories_without_one() 
     model = plugins.part(plugin, "model").Model(plugin.Config(embedding_size=8), facts(sequences))
     events = Events(np.arange(USERS), np.full(USERS, shown))
     material = _fit.Material(sequences, training_windows(sequences, lengths, LONGEST), events, facts(sequences))
-    settings = SimpleNamespace(**{**vars(SETTINGS), "learning_rate": 2e-2})
+    settings = SimpleNamespace(**{**vars(SETTINGS), "learning_rate": 2e-2, "weight_decay": 1.0})
     _fit.fit(model, material, settings, device=torch.device("cpu"), log=[].append)
     history = torch.from_numpy(items[:, :shown])
     for user in (torch.arange(USERS), None, torch.full((USERS,), -1)):

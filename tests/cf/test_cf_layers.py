@@ -108,3 +108,20 @@ def test_bpr_is_the_mean_over_pairs_whose_negative_the_user_does_not_have(reg_we
             losses.append(math.log(1 + math.exp(-margin)) + reg_weight * (u @ u + q[i] @ q[i] + q[j] @ q[j]))
     assert len(losses) == 4
     assert found == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_bpr_takes_the_mean_of_recent_items_for_a_user_it_does_not_know() -> None:
+    torch.manual_seed(0)
+    net = Bpr(bpr.Config(embedding_size=3), FACTS).double()
+    nn.init.normal_(net.bias)
+    net.user.train_on(torch.tensor([1]))
+    item, bias = net.item.weight.detach().numpy(), net.bias.detach().numpy()
+    rows = [[4, 8], [2, 0, 1, 5, 6, 7, 3, 3]]
+    history = torch.tensor([row + [-1] * (8 - len(row)) for row in rows])
+    for user in (None, torch.tensor([0, -1])):
+        found = net.scores(history, user).numpy(force=True)
+        for row, scores in zip(rows, found, strict=True):
+            mean = np.mean([item[i] for i in row[-LONGEST:]], axis=0)
+            np.testing.assert_allclose(scores, [mean @ item[i] + bias[i] for i in range(ITEMS)], rtol=1e-5, atol=1e-6)
+    known = net.scores(history, torch.tensor([1, 1]))
+    torch.testing.assert_close(known[0], known[1])
