@@ -5,7 +5,8 @@
 
 RecBole trains first, with its defaults (batch 2,048, rate 1e-3, dropout 0.5), and validates after every epoch as it does by
 default. The level is the best validation NDCG@10 it reaches; then ours trains with its defaults until it has reached the
-level. Seconds count training and validation, not reading data. RecBole's curve is kept, so a second call goes on from it.
+level. Seconds count training and validation, not reading data. RecBole's curve is kept in the work folder: a second call with as
+many epochs or fewer takes it from there.
 """
 
 from __future__ import annotations
