@@ -27,6 +27,7 @@ def main() -> None:
 def tables() -> dict[str, str]:
     return {
         "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(), "preprocess": preprocess(), "growth": growth(), "startup": startup(),
+        "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
     }  # fmt: skip
 
 
@@ -129,6 +130,59 @@ def growth() -> str:
     exponents = cell["exponents"]
     return _markdown(["rows of CSV", "time", "peak memory"],
                      [*rows, ["growth exponent", f"{exponents['seconds']:.2f}", f"{exponents['peak_gib']:.2f}"]])  # fmt: skip
+
+
+def ids() -> str:
+    """Scheme by encoder on the Industrial items: collisions, use of codes, error, time."""
+    rows = []
+    for cell in _ids_cells():
+        collisions, floor = cell["collisions"], 1 - cell["distinct_vectors"] / cell["items"]
+        added = collisions["error_after"] / collisions["error_before"] - 1
+        used = " / ".join(f"{100 * count / level['codes']:.0f}" for count, level in
+                          zip(collisions["codes_used_before"], cell["levels"], strict=False))  # fmt: skip
+        moved = collisions["moved_within_prefix"] + collisions["moved_elsewhere"]
+        rows.append([*_ids_name(cell), f"{100 * floor:.1f} %", f"{100 * collisions['collision_rate_before']:.1f} %",
+                     f"{collisions['colliding_items_before']:,}", f"{cell['colliding_items']:,}", f"{moved:,}",
+                     f"{100 * added:+.1f} %", f"{used} %", f"{cell['command_seconds']:.0f} s"])  # fmt: skip
+    return _markdown(["scheme", "vectors", "floor", "rate before", "items before", "items after", "moved", "error added",
+                      "codes used before", "time"], rows)  # fmt: skip
+
+
+def ids_purity() -> str:
+    """Items that share a prefix against random assignments: share, and 95 % of chance."""
+    rows = []
+    for cell in _ids_cells():
+        found = {(row["of"], row["depth"]): row for row in cell["purity"]}
+        for depth in (1, 2, 3):
+            shown = [found.get((kind, depth)) for kind in ("brand", "neighbours")]
+            rows.append([*_ids_name(cell), depth, *(
+                "-" if row is None else f"{100 * row['share']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f} %)"
+                for row in shown)])  # fmt: skip
+    return _markdown(
+        ["scheme", "vectors", "depth", "pairs of one brand (chance)", "near neighbours inside (chance)"], rows
+    )
+
+
+def ids_scale() -> str:
+    """Residual k-means and the trie at growing catalogues."""
+    rows = []
+    for path in sorted(RESULTS.glob("ids-scale-*.json"), key=lambda path: int(path.stem.split("-")[-1])):
+        cell = json.loads(path.read_text())
+        made, trie = cell["identifiers"], cell["trie"]
+        rows.append([f"{cell['items']:,}", f"{made['fit_seconds']:.1f} s", f"{made['settle_seconds']:.1f} s",
+                     f"{made['peak_gib']:.2f} GiB", f"{100 * made['collisions']['collision_rate_before']:.1f} %",
+                     f"{trie['seconds']:.2f} s", f"{trie['peak_gib']:.2f} GiB"])  # fmt: skip
+    return _markdown(["items", "k-means", "settling", "peak", "rate before", "trie", "peak of trie"], rows)
+
+
+def _ids_cells() -> list[dict[str, Any]]:
+    cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("ids-industrial-*.json"))]
+    return sorted(cells, key=lambda cell: (cell["encoder"] != "tfidf", cell["scheme"]))
+
+
+def _ids_name(cell: dict[str, Any]) -> list[str]:
+    names = {"rqkmeans": "residual k-means", "rqkmeans_balanced": "the same, balanced", "rqvae": "RQ-VAE"}
+    return [names[cell["scheme"]], {"tfidf": "TF-IDF", "minilm": "MiniLM"}[cell["encoder"]]]
 
 
 def _order(path: Path) -> tuple[int, str]:

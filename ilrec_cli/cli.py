@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional, get_origin
 
 import typer
 
-from ilrec_cli import __version__, plugins, settings
+from ilrec_cli import __version__, listing, plugins, settings
 from ilrec_cli import config as configs
 from ilrec_cli.config import Field
 from ilrec_cli.errors import UserError
@@ -32,10 +32,14 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
     "data show": (settings.ShowData, "data_show", "Data", "ilrec data show --dataset Instruments -n 3"),
     "tune cf": (settings.TuneCf, "tune_cf", "Pipeline", "ilrec tune cf --dataset Instruments --model gru4rec -o dropout_prob=0.3,0.5 -o learning_rate=1e-3,5e-4"),
+    "ids report": (settings.ReportIds, "ids_report", "Data", "ilrec ids report --dataset Instruments --ids rqkmeans,published"),
+    "ids extend": (settings.ExtendIds, "ids_extend", "Data", "ilrec ids extend --dataset Instruments --ids text --items new.csv"),
+    "ids export": (settings.ExportIds, "ids_export", "Data", "ilrec ids export --dataset Instruments --ids text"),
     "demo": (settings.Demo, "demo", "Help", "ilrec demo"),
     "doctor": (settings.Doctor, "doctor", "Help", "ilrec doctor"),
 }  # fmt: skip
-PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Model", "Optimisation", "", "Running")
+PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Item vectors", "Model", "Optimisation", "",
+          "Running")  # fmt: skip
 OPPOSITE = "no_"  # prefix of a switch's hidden opposite
 WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
@@ -43,6 +47,7 @@ ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 GROUPS = {
     "data": "Look at preprocessed data, judge it, write it for other tools.",
     "tune": "Search settings on validation data.",
+    "ids": "List ID schemes, or the options of one (ilrec ids NAME); judge identifiers, extend and export them.",
 }
 _groups: dict[str, typer.Typer] = {}
 app = typer.Typer(
@@ -140,9 +145,8 @@ def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
     model = plugins.load("cf", str(values.get("model", settings.TrainCf.model)))
     preset = plugins.preset(model, values.get("preset"))
     names = {field.name for field in configs.fields(settings.FitCf)}
-    options = {key: value for key, value in preset.items() if key not in names}
-    given = {key: value for key, value in preset.items() if key in names} | values
-    return given | {"options": options | values.get("options", {})}
+    options = {key: preset.pop(key) for key in preset.keys() - names}
+    return preset | values | {"options": options | values.get("options", {})}
 
 
 def _add_command(command: str) -> None:
@@ -170,7 +174,9 @@ def _group(name: str, panel: str) -> typer.Typer:
     if not name:
         return app
     if name not in _groups:
-        _groups[name] = typer.Typer(help=GROUPS[name], no_args_is_help=True)
+        lists = name in plugins.FOLDERS
+        shape: dict[str, Any] = {"no_args_is_help": not lists, "invoke_without_command": lists}
+        _groups[name] = typer.Typer(help=GROUPS[name], cls=listing.Listing if lists else None, **shape)
         app.add_typer(_groups[name], name=name, rich_help_panel=panel)
     return _groups[name]
 
@@ -179,7 +185,9 @@ def _parameters(field: Field) -> list[inspect.Parameter]:
     """The flag of a field; for a switch also its hidden opposite, which undoes what a file says."""
     flag = "--" + field.name.replace("_", "-")
     text = (
-        field.help if field.default in (None, (), {}) or field.required else f"{field.help} [{_shown(field.default)}]"
+        field.help
+        if field.default in (None, (), {}) or field.required
+        else f"{field.help} [{listing.shown(field.default)}]"
     )
     text += " [required]" if field.required else ""
     common: dict[str, Any] = {
@@ -221,34 +229,32 @@ def _metavar(field: Field) -> str:
     return next((shown for kind, shown in (("int", "N"), ("float", "X"), ("Path", "PATH")) if kind in text), "TEXT")
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def _add_listing(folder: str, what: str) -> None:
     """`ilrec methods`, `ilrec methods ilrec`: what a folder offers, and the options of one."""
 
     def show(name: Annotated[Optional[str], typer.Argument(help="show the options of this one")] = None) -> None:
-        if name is None:
-            for each in plugins.names(folder):
-                typer.echo(f"{each:<14} {plugins.summary(plugins.load(folder, each))}")
-            typer.echo(f"\nOptions of one: ilrec {folder} NAME")
-        else:
-            _describe(plugins.load(folder, name))
+        typer.echo(listing.overview(folder) if name is None else listing.description(plugins.load(folder, name)))
 
     show.__doc__ = f"List {what}, or the options of one."
-    app.command(folder, rich_help_panel="Help")(show)
+    if folder not in GROUPS:
+        app.command(folder, rich_help_panel="Help")(show)
+        return
+
+    def show_all(ctx: typer.Context) -> None:
+        if ctx.invoked_subcommand is None:
+            show()
+
+    _group(folder, "Data").callback()(show_all)
+    for name in plugins.names(folder):
+        _group(folder, "Data").command(name, hidden=True)(_shows(folder, name))
 
 
-def _describe(plugin: Any) -> None:
-    typer.echo(inspect.getdoc(plugin))
-    rows = configs.fields(plugin.Config)
-    typer.echo("\nOptions (-o key=value):" if rows else "\nNo options.")
-    for field in rows:
-        choices = f" ({'|'.join(field.choices)})" if field.choices else ""
-        typer.echo(f"  {field.name + '=' + _shown(field.default):<32} {field.help}{choices}")
+def _shows(folder: str, name: str) -> Callable[[], None]:
+    def show() -> None:
+        typer.echo(listing.description(plugins.load(folder, name)))
+
+    show.__doc__ = f"Describe {name} and its options."
+    return show
 
 
 def _version(asked: bool) -> None:

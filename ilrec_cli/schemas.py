@@ -14,7 +14,7 @@ TABLES: dict[str, tuple[int, pa.Schema]] = {
     "sequences": (1, pa.schema({"user": pa.int32(), "items": _ids})),
     "splits": (1, pa.schema({"event": pa.int32(), "user": pa.int32(), "end": pa.int32(), "split": pa.string()})),
     "candidates": (1, pa.schema({"event": pa.int32(), "items": _ids})),
-    "item_ids": (1, pa.schema({"item": pa.int32(), "codes": _ids, "tokens": pa.list_(pa.string())})),
+    "item_ids": (2, pa.schema({"item": pa.int32(), "raw_id": pa.string(), "codes": _ids, "tokens": pa.list_(pa.string())})),
     "rankings": (1, pa.schema({"event": pa.int32(), "user": pa.string(), "target": pa.string(), "rank": pa.int32(),
                                "items": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})),
 }  # fmt: skip

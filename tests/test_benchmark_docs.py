@@ -20,7 +20,10 @@ def script() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["instruments", "collaborative", "demo", "preprocess", "growth", "startup"])
+@pytest.mark.parametrize(
+    "name",
+    ["instruments", "collaborative", "demo", "preprocess", "growth", "ids", "ids_purity", "ids_scale", "startup"],
+)
 def test_every_figure_comes_from_the_results(name: str) -> None:
     table = script().tables()[name]
     assert table.count("\n") >= 2, "there are results"

@@ -53,4 +53,15 @@ def greedy(latent_ID: np.ndarray, codebook_LKD: list[np.ndarray]) -> tuple[np.nd
     return code_IL, residual_ID
 
 
+def canonical_order(vectors_ID: np.ndarray) -> np.ndarray:
+    """An order of the items by their vectors alone, so that a fit does not depend on how they stand."""
+    return np.argsort(as_bytes(vectors_ID), kind="stable")
+
+
+def as_bytes(vectors_ID: np.ndarray) -> np.ndarray:
+    """Every row as one value (of float32 numbers, with one zero) that sorts and compares faster than its numbers."""
+    rows = np.ascontiguousarray(vectors_ID, dtype=np.float32) + np.float32(0)
+    return rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel()
+
+
 BLOCK = 1 << 24  # distances that exist at a time

@@ -142,7 +142,7 @@ def add_lora(backbone: Backbone, lora: Lora, token_ids: list[int], seed: int) ->
 
     model = backbone.model
     # By name for both matrices: a plain list would leave the head's rows of an untied model untrained, silently.
-    rows = dict.fromkeys(_embedding_names(model), token_ids)
+    rows = dict.fromkeys(_embedding_names(model), token_ids) if token_ids else None
     config = LoraConfig(
         task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
         target_modules=list(lora.targets), trainable_token_indices=rows,

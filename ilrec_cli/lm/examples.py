@@ -46,7 +46,12 @@ class Catalogue:
     def build(cls, tokens: list[list[str]], tokenizer: Any) -> Catalogue:
         """From each item's identifier tokens, every one of which the tokenizer must know as a single token."""
         vocabulary = tokenizer.get_vocab()
-        paths = [[vocabulary[token] for token in row] + [tokenizer.eos_token_id] for row in tokens]
+        return cls.of_paths([[vocabulary[token] for token in row] for row in tokens], tokenizer.eos_token_id)
+
+    @classmethod
+    def of_paths(cls, paths: list[list[int]], end: int) -> Catalogue:
+        """From each item's token ids, to which the end token is added: it tells a path from a longer one."""
+        paths = [[*path, end] for path in paths]
         trie = ItemTrie.build(paths)
         length_I = np.array([len(path) for path in paths])
         token_ID = gather_runs(

@@ -11,6 +11,7 @@ from ilrec_cli.config import Control, Panel
 DATA, MODEL, OPTIMISER, RUN = Panel("Data"), Panel("Model"), Panel("Optimisation"), Panel("Running")
 FILTER, SPLIT = Panel("Filters, in this order"), Panel("Splits")
 FAULT, TEXT = Panel("Reading"), Panel("Item text")
+VECTORS = Panel("Item vectors")
 
 DType = Literal["float32", "bfloat16"]
 Data = Annotated[Path | None, "preprocessed data: folder [WORK/DATASET/data]", Control, DATA]

@@ -15,12 +15,13 @@ from ilrec_cli.settings._base import (
     RUN,
     SPLIT,
     TEXT,
+    VECTORS,
     Common,
     Data,
-    DType,
     OnUsers,
     Options,
     Seeded,
+    above,
     at_least,
 )
 
@@ -106,7 +107,52 @@ class Preprocess(OnUsers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildIds(Seeded):
+class Encoding(Seeded):
+    """How items become vectors, for the schemes that quantise them."""
+
+    encoder: Annotated[
+        str, "item text to vectors: tfidf, or a Hugging Face encoder or causal LM (folder or name)", VECTORS
+    ] = "tfidf"
+    text: Annotated[tuple[str, ...], "item fields that are encoded, in this order", VECTORS] = (
+        "title",
+        "brand",
+        "categories",
+        "description",
+    )
+    pool: Annotated[
+        Literal["joined", "separate"],
+        "the fields in one text, or each encoded by itself and averaged (as LC-Rec does with title,description)",
+        VECTORS,
+    ] = "joined"
+    vector_size: Annotated[int, "dimensions of the TF-IDF vectors after truncated SVD", VECTORS] = 64
+    max_tokens: Annotated[int, "tokens of a text that a Hugging Face encoder reads; longer ones are cut", VECTORS] = 512
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], "number format of a Hugging Face encoder", VECTORS] = (
+        "float32"
+    )
+    vectors: Annotated[
+        Path | None, "take vectors from this file (.npy or .safetensors) instead: row = the item's source_id", VECTORS
+    ] = None
+    vectors_ids: Annotated[
+        Path | None, "the item of each row of --vectors, by source_id or raw_id: one a line, or a JSON list", VECTORS
+    ] = None
+    vectors_tensor: Annotated[str | None, "tensor of a .safetensors file that holds several", VECTORS] = None
+    cf: Annotated[
+        str | None, "append the item embeddings of this collaborative model (name), trained on training data", VECTORS
+    ] = None
+    cf_weight: Annotated[float, "length of the appended embeddings, where that of the text's vectors is 1", VECTORS] = (
+        1.0
+    )
+    batch_size: Annotated[int, "texts a batch, for Hugging Face encoders", Control, RUN] = 64
+    device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "vector_size", "batch_size", "max_tokens")
+        above(self, 0, "cf_weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildIds(Encoding):
     """Give every item its identifier: a short path of tokens."""
 
     data: Data = None
@@ -116,25 +162,23 @@ class BuildIds(Seeded):
         Plugin("ids", ("auto",)),
         MODEL,
     ] = "auto"
+    preset: Annotated[str | None, "a scheme's published settings; -o options win", Control, MODEL] = None
     index: Annotated[Path | None, "an LC-Rec .index.json to import", Control, DATA] = None
-    encoder: Annotated[str, "item text to vectors: tfidf, or a Hugging Face encoder (folder or name)", MODEL] = "tfidf"
-    text: Annotated[tuple[str, ...], "item fields that are encoded, joined in this order", DATA] = (
-        "title",
-        "brand",
-        "categories",
-        "description",
-    )
-    vector_size: Annotated[int, "dimensions of the TF-IDF vectors after truncated SVD", MODEL] = 64
-    batch_size: Annotated[int, "items a batch, for Hugging Face encoders", Control, RUN] = 64
-    device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
-    dtype: Annotated[DType, "number format of a Hugging Face encoder", RUN] = "float32"
+    collisions: Annotated[
+        Literal["auto", "resolve", "keep", "suffix"],
+        "items that share a path: moved to free ones near by, kept, or told apart by one more token; auto resolves own "
+        "codes and keeps imports and titles",
+        MODEL,
+    ] = "auto"
     name: Annotated[str | None, "name of the result [SCHEME-HASH-sSEED]", Control, RUN] = None
-    overwrite: Annotated[bool, "replace identifiers with other settings", Control, RUN] = False
+    resume: Annotated[bool, "go on from the last checkpoint", Control, RUN] = False
+    overwrite: Annotated[bool, "start again, and replace identifiers with other settings", Control, RUN] = False
     options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "vector_size", "batch_size")
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other")
 
 
 @dataclass(frozen=True, kw_only=True)

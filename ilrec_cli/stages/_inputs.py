@@ -39,9 +39,26 @@ def read_data(config: Any) -> Artifact:
 
 def read_ids(config: Any, data: Artifact, selector: str | None) -> Artifact:
     """The item identifiers that `selector` names (folder, name or scheme), or the only ones; made from this data."""
-    ids = artifacts.read(_select(config, dataset_dir(config) / "ids", selector, "ids", "scheme"), "ids")
+    ids = find_ids(config, selector)
     ids.require_parent(data, "data")
     return ids
+
+
+def find_ids(config: Any, selector: str | None) -> Artifact:
+    """The item identifiers that `selector` names, or the only ones, of whatever version of the data."""
+    return artifacts.read(_select(config, dataset_dir(config) / "ids", selector, "ids", "scheme"), "ids")
+
+
+def refuse_existing(target: Path, *, overwrite: bool) -> None:
+    """Make the folder of a file to be written; `UserError` where the file is there and is not to be replaced."""
+    if target.is_dir():
+        raise UserError(f"--output {target} is a folder; name a file in it")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} is there already. Choose another --output, or --overwrite it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{target}: the folder cannot be made ({error.strerror}). Choose another --output") from error
 
 
 def read_cf(config: Any, data: Artifact, selector: str | None) -> Artifact:
@@ -168,6 +185,11 @@ def training_popularity(data: Artifact) -> np.ndarray:
     place = np.arange(len(all_.items)) - np.repeat(all_.offsets[:-1], all_.lengths)
     training = (place >= start) & (place < stop)
     return np.bincount(all_.items[training], minlength=data.json("card.json")["statistics"]["items"])
+
+
+def item_order(data: Artifact) -> np.ndarray:
+    """The place of every item among all, by original id: items are numbered so."""
+    return np.arange(data.json("card.json")["statistics"]["items"])
 
 
 def draw_users(user_E: np.ndarray, limit: int | None, seed: int) -> np.ndarray:

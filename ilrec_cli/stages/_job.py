@@ -117,7 +117,6 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
 
 def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
     """The model with item tokens, and adapters if asked for."""
-    tokens = sorted({token for row in ids.table("item_ids")["tokens"].to_pylist() for token in row})
     if backbone.is_tiny(settings.backbone):
         size = backbone.TinySize(
             hidden_size=settings.hidden_size,
@@ -130,7 +129,7 @@ def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
         # Fully trained weights stay in float32: bfloat16 weights swallow small updates.
         low = settings.tuning == "lora" and settings.dtype == "bfloat16"
         opened = backbone.load(settings.backbone, torch.bfloat16 if low else torch.float32)
-    token_ids = backbone.add_item_tokens(opened, tokens, settings.seed)
+    token_ids = backbone.add_item_tokens(opened, _models.special_tokens(ids), settings.seed)
     if settings.tuning == "lora":
         lora = backbone.Lora(
             r=settings.lora_r,

@@ -16,6 +16,7 @@ from ilrec_cli.lm import backbone, prompts
 from ilrec_cli.lm.decode import Normalize
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.rank import Ranker
+from ilrec_cli.lm.tokenizer import text_paths
 from ilrec_cli.stages import _inputs
 
 
@@ -42,11 +43,24 @@ def open_cf(cf: Artifact, data: Artifact, device: torch.device) -> Any:
     return model.to(device).eval().requires_grad_(False)
 
 
+def special_tokens(ids: Artifact) -> list[str]:
+    """What identifiers add to a vocabulary: every token once, sorted; nothing where they are text."""
+    if is_text(ids):
+        return []
+    return sorted(set(ids.table("item_ids")["tokens"].combine_chunks().flatten().to_pylist()))
+
+
+def is_text(ids: Artifact) -> bool:
+    """Whether an item's one token is text that a tokenizer splits, as a title, rather than a token of its own."""
+    return bool(ids.json("quality.json").get("text", False))
+
+
 def catalogue(ids: Artifact, tokenizer: Any) -> Catalogue:
-    """Every item's token path in this tokenizer, which must know all identifier tokens."""
+    """Every item's token path in this tokenizer, which must know all tokens that are no text."""
     tokens: list[list[str]] = ids.table("item_ids")["tokens"].to_pylist()
-    vocabulary = tokenizer.get_vocab()
-    unknown = sorted({token for row in tokens for token in row} - vocabulary.keys())
+    if is_text(ids):
+        return Catalogue.of_paths(text_paths([text for (text,) in tokens], tokenizer), tokenizer.eos_token_id)
+    unknown = sorted(set(special_tokens(ids)) - tokenizer.get_vocab().keys())
     if unknown:
         raise UserError(
             f"the model does not have {len(unknown):,} of the tokens of '{ids.name}', such as {unknown[0]}: it was trained "

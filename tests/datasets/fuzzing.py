@@ -119,7 +119,7 @@ def one(seed: int, sources: dict[str, Callable[[Path], Path]]) -> str:
         what = bend(rng, raw)
         arguments = ["preprocess", "--dataset", "Toys", "--work", f"{scratch}/work", "--raw-dir", str(raw), "--user-k", "1",
                      "--item-k", "1", "--json", *rng.choice([[], ["--source", name], ["--on-error", "skip"], ["--split", "time"],
-                     ["--on-error", "skip", "--source", name, "--max-errors", "2"], ["--block-mb", "1"], ["--candidates", "1"]])]  # fmt: skip
+                     ["--on-error", "skip", "--source", name, "--max-errors", "2"], ["--block-mb", "1"], ["--memory-mb", "0"], ["--candidates", "1"]])]  # fmt: skip
         out, err = io.StringIO(), io.StringIO()
         signal.signal(signal.SIGALRM, _alarm)
         signal.alarm(SECONDS)

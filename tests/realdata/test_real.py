@@ -84,6 +84,39 @@ def test_the_published_index_is_imported_as_it_is(work: Path) -> None:
     assert figures["prefixes_per_depth"] == [162, 6_996, 9_172, 9_897]
 
 
+def test_the_published_index_goes_out_as_it_came_in(work: Path, tmp_path: Path, ilrec: Run) -> None:
+    file = tmp_path / "again.json"
+    assert ilrec("ids", "export", "--dataset", "Instruments", "--work", work, "--output", file).code == 0
+    assert json.loads(file.read_text()) == json.loads((SHARED / "instruments" / "Instruments.index.json").read_text())
+
+
+def test_the_published_index_is_resolved_under_another_name(work: Path, ilrec: Run) -> None:
+    index = ["--index", SHARED / "instruments" / "Instruments.index.json", "--collisions", "resolve"]
+    common = ["build-ids", "--dataset", "Instruments", "--work", work, "--json"]
+    assert "choose another --name" in ilrec(*common, *index, "--name", "published", "--overwrite").one_line()
+    figures = json.loads(ilrec(*common, *index, "--name", "resolved").out.splitlines()[-1])
+    assert (figures["distinct_paths"], figures["collisions"]["moved_within_prefix"]) == (9_922, 9_922 - 9_897)
+    assert figures["prefixes_per_depth"] == [162, 6_996, 9_172, 9_922]
+    published = (
+        artifacts.read(work / "Instruments" / "ids" / "published", "ids").table("item_ids")["tokens"].to_pylist()
+    )
+    resolved = artifacts.read(work / "Instruments" / "ids" / "resolved", "ids").table("item_ids")["tokens"].to_pylist()
+    assert sum(a != b for a, b in zip(published, resolved, strict=True)) == 25
+
+
+def test_real_items_that_share_a_prefix_are_more_alike_than_chance(tmp_path: Path, ilrec: Run) -> None:
+    common = ["--dataset", "Industrial", "--work", tmp_path]
+    ilrec("preprocess", *common, "--raw-dir", SHARED / "industrial")
+    build = ["build-ids", *common, "-o", "levels=4", "-o", "codes=256", "--text", "title,description", "--json"]
+    figures = json.loads(ilrec(*build).out.splitlines()[-1])
+    assert figures["colliding_items"] == figures["ambiguous_targets"]["test"]["ambiguous"] == 0
+    rows = {(row["of"], row["depth"]): row for row in figures["purity"]}
+    for kind in ("brand", "neighbours"):  # brand is not among the text
+        for depth in (1, 2):
+            row = rows[kind, depth]
+            assert row["share"] > 5 * row["high"] > 0, (kind, depth)
+
+
 @pytest.mark.parametrize("deviation", [2.0, 6.0, 12.0])
 def test_rewards_are_exact_on_the_real_trie(deviation: float, work: Path) -> None:
     from ilrec_cli.trie import ItemTrie

@@ -77,6 +77,22 @@ def _beside(path: Path) -> Path | None:
 def _items(path: Path | None, config: table.Config, item: str, wanted: pl.Series, reading: Reading) -> pl.DataFrame:
     if path is None:
         return _raw.nameless(wanted)
+    found, columns = _text_table(path, config, item, reading)
+    return _raw.described(found, columns, wanted, reading)
+
+
+def described_items(path: Path, reading: Reading) -> pl.DataFrame:
+    """Every item of a table of item text alone; the first row of an item counts."""
+    if not path.is_file():
+        raise UserError(f"--items {path}: no such file")
+    found, columns = _text_table(path, table.Config(), "raw_id", reading)
+    if found.is_empty():
+        raise UserError(f"--items {path}: no item in it")
+    return _raw.described(found, columns, found[columns["raw_id"]].unique(maintain_order=True), reading)
+
+
+def _text_table(path: Path, config: table.Config, item: str, reading: Reading) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The columns of an item's id and text, and what they are called."""
     names = files.columns(path)
     known = [name for name in (config.item_col, item, *table.KNOWN["item"]) if name in names]
     if not known:
@@ -85,5 +101,4 @@ def _items(path: Path | None, config: table.Config, item: str, wanted: pl.Series
     columns = {"raw_id": known[0], **{name: field for name, field in fields.items() if field in names}}
     kinds = dict.fromkeys(columns.values(), pl.String)
     parts = list(files.tables(path, kinds, (known[0],), reading))
-    found = pl.concat([pl.DataFrame(schema=kinds), *parts])
-    return _raw.described(found, columns, wanted, reading)
+    return pl.concat([pl.DataFrame(schema=kinds), *parts]), columns

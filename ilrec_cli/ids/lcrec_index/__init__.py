@@ -1,4 +1,4 @@
-"""Import of an LC-Rec `.index.json` (item -> its tokens), kept as it is: items that share a path go on sharing it.
+"""Import of an LC-Rec `.index.json` (item -> its tokens), kept as it is unless --collisions says otherwise.
 
 Source of the layout: LC-Rec, arXiv 2311.09049. Keys are the item numbers of the `.inter.json` (`source_id`).
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-NEEDS_VECTORS = False
+QUANTISES = False
+PRESETS: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ import json
 import re
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from ilrec_cli.errors import UserError
@@ -16,9 +15,7 @@ from ilrec_cli.ids._assignment import Assignment
 CODE = re.compile(r"(\d+)\D*$")
 
 
-def assign(
-    items: pa.Table, vectors: np.ndarray | None, config: lcrec_index.Config, rng: np.random.Generator
-) -> Assignment:
+def assign(items: pa.Table, config: lcrec_index.Config) -> Assignment:
     """The paths as the file has them, in the order of `items`."""
     path = config.index
     if path is None:
@@ -38,9 +35,10 @@ def assign(
             f"--index {path}: no entry for {len(missing):,} of {len(wanted):,} items, the first is '{missing[0]}'; "
             "the file belongs to another dataset or another version of it"
         )
-    tokens = [_check(path, key, index[key]) for key in wanted]
+    tokens = pa.array([_check(path, key, index[key]) for key in wanted], pa.list_(pa.string()))
+    codes = pa.array([_code(token) for token in tokens.flatten().to_pylist()], pa.int32())
     notes = {"index": path.name, "entries_not_used": len(index) - len(set(wanted))}
-    return Assignment([[_code(token) for token in row] for row in tokens], tokens, {}, notes)
+    return Assignment(pa.ListArray.from_arrays(tokens.offsets, codes), tokens, notes)
 
 
 def _check(path: Any, key: str, entry: Any) -> list[str]:
@@ -50,6 +48,6 @@ def _check(path: Any, key: str, entry: Any) -> list[str]:
 
 
 def _code(token: str) -> int:
-    """The number in a token; -1 if it has none."""
+    """The number in a token; -1 if it has none, or one that no code has."""
     found = CODE.search(token)
-    return int(found.group(1)) if found else -1
+    return int(found.group(1)) if found and len(found.group(1)) < 10 else -1

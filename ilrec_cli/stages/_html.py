@@ -1,0 +1,95 @@
+"""Pages as one HTML file: no network, no scripts; figures are drawn with matplotlib and stand inside as SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from ilrec_cli import __version__
+from ilrec_cli.console import Console
+
+# Okabe and Ito's palette: told apart with any common form of colour blindness, on white and on black.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C8C8C", "#B8A900")
+GREY = "#7d8590"  # readable on white and on black
+
+
+def can_draw(console: Console) -> bool:
+    """Whether matplotlib is there; says so where it is not."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        console.warn("the report has no figures: pip install 'ilrec[plots]'")
+        return False
+    return True
+
+
+def page(template: str, **values: Any) -> str:
+    """The text of a page from one of the templates beside this file."""
+    from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True), trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(template).render(version=__version__, **values)
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for every name, in their order."""
+    return dict(zip(names, cycle(COLOURS), strict=False))
+
+
+def grouped_bars(
+    axis: Any, groups: Sequence[str], values: Mapping[str, Sequence[float | None]], colours: Mapping[str, str]
+) -> None:
+    """A group of bars for every label, a bar for every name that has a value there."""
+    width = 0.8 / len(values)
+    for index, (name, heights) in enumerate(values.items()):
+        shown = [(place, height) for place, height in enumerate(heights) if height is not None]
+        places = [place + (index - (len(values) - 1) / 2) * width for place, _ in shown]
+        axis.bar(places, [height for _, height in shown], width * 0.92, color=colours[name], label=name)
+    axis.set_xticks(range(len(groups)), groups, fontsize=9)
+
+
+def figure(*, rows: int, columns: int, height: float) -> tuple[Any, list[Any]]:
+    """(figure, axes) in the pages' style, panels row by row."""
+    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+
+    figure = Figure(figsize=(9, height * rows + 0.5), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
+    for axis in axes:
+        axis.set_facecolor("none")
+        axis.tick_params(colors=GREY, labelsize=8)
+        axis.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
+        axis.title.set_color(GREY)
+        axis.xaxis.label.set_color(GREY)
+        for side, spine in axis.spines.items():
+            spine.set_color(GREY)
+            spine.set_visible(side in ("left", "bottom"))
+    return figure, axes
+
+
+def legend(axes: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """Every label once, whichever panel has it."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
+
+
+def svg(figure: Any, description: str) -> str:
+    """Inline SVG that scales with the page, with a text for those who cannot see it."""
+    import matplotlib
+    from markupsafe import Markup, escape
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "ilrec", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
+    return Markup(drawing)
