@@ -46,8 +46,8 @@ ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 GROUPS = {
     "data": "Look at preprocessed data, judge it, write it for other tools.",
-    "ids": "List ID schemes, or the options of one (ilrec ids NAME); judge identifiers, extend and export them.",
     "tune": "Search settings on validation data.",
+    "ids": "List ID schemes, or the options of one (ilrec ids NAME); judge identifiers, extend and export them.",
 }
 _groups: dict[str, typer.Typer] = {}
 app = typer.Typer(
@@ -145,9 +145,8 @@ def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
     model = plugins.load("cf", str(values.get("model", settings.TrainCf.model)))
     preset = plugins.preset(model, values.get("preset"))
     names = {field.name for field in configs.fields(settings.FitCf)}
-    options = {key: value for key, value in preset.items() if key not in names}
-    given = {key: value for key, value in preset.items() if key in names} | values
-    return given | {"options": options | values.get("options", {})}
+    options = {key: preset.pop(key) for key in preset.keys() - names}
+    return preset | values | {"options": options | values.get("options", {})}
 
 
 def _add_command(command: str) -> None:
@@ -176,12 +175,8 @@ def _group(name: str, panel: str) -> typer.Typer:
         return app
     if name not in _groups:
         lists = name in plugins.FOLDERS
-        _groups[name] = typer.Typer(
-            help=GROUPS[name],
-            no_args_is_help=not lists,
-            invoke_without_command=lists,
-            cls=listing.Listing if lists else None,
-        )
+        shape: dict[str, Any] = {"no_args_is_help": not lists, "invoke_without_command": lists}
+        _groups[name] = typer.Typer(help=GROUPS[name], cls=listing.Listing if lists else None, **shape)
         app.add_typer(_groups[name], name=name, rich_help_panel=panel)
     return _groups[name]
 
@@ -249,10 +244,9 @@ def _add_listing(folder: str, what: str) -> None:
         if ctx.invoked_subcommand is None:
             show()
 
-    group = _group(folder, "Data")
-    group.callback()(show_all)
+    _group(folder, "Data").callback()(show_all)
     for name in plugins.names(folder):
-        group.command(name, hidden=True)(_shows(folder, name))
+        _group(folder, "Data").command(name, hidden=True)(_shows(folder, name))
 
 
 def _shows(folder: str, name: str) -> Callable[[], None]:
