@@ -8,11 +8,14 @@ A test compares them with the page, so that no figure there is typed by hand.
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10")
+CF_MODELS = ("random", "popularity", "bpr", "caser", "gru4rec", "bert4rec", "sasrec")
+CF_METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
 DEMO_MODELS = ("popularity", "sasrec", "sft", "ilrec")
 
 
@@ -23,7 +26,8 @@ def main() -> None:
 
 def tables() -> dict[str, str]:
     return {
-        "instruments": instruments(), "demo": demo(), "preprocess": preprocess(), "growth": growth(), "startup": startup(),
+        "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(),
+        "preprocess": preprocess(), "growth": growth(), "startup": startup(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
     }  # fmt: skip
 
@@ -39,6 +43,45 @@ def instruments() -> str:
         rows.append([path.stem.removeprefix("instruments-"), *(f"{cell['test'][name]:.4f}" for name in METRICS),
                      f"{valid:.4f}", f"{minutes:.1f} min", f"{cell['evaluation_seconds']:.0f} s"])  # fmt: skip
     return _markdown(["model and seed", *METRICS, "valid ndcg@10", "training", "evaluation"], rows)
+
+
+def collaborative() -> str:
+    """One row per model, with mean and standard deviation of a seed (n - 1) where there are several."""
+    cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cf-*-s*.json"))]
+    rows = []
+    for model in CF_MODELS:
+        found = [cell for cell in cells if cell["model"] == model]
+        if not found:
+            continue
+        trained = [cell["train"] for cell in found]
+        test = [_with_spread([each["test"][name] for each in trained]) for name in CF_METRICS]
+        counted = "epochs" not in trained[0]
+        rows.append([model, len(found), *test, _with_spread([each["valid"]["ndcg@10"] for each in trained]),
+                     "-" if counted else f"{statistics.fmean(each['epochs'] for each in trained):.0f}",
+                     "-" if counted else f"{statistics.fmean(each['seconds'] for each in trained):.0f} s",
+                     f"{max(cell['peak_gib'] for cell in found):.2f} GiB"])  # fmt: skip
+    return _markdown(["model", "seeds", *CF_METRICS, "valid ndcg@10", "epochs", "training", "peak memory"], rows)
+
+
+def _with_spread(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"
+
+
+def peer() -> str:
+    """RecBole's SASRec beside ours."""
+    if not (RESULTS / "sasrec-vs-recbole.json").exists():
+        return ""
+    cell = json.loads((RESULTS / "sasrec-vs-recbole.json").read_text())
+    theirs, ours = cell["recbole"], cell["ilrec"]
+    names = {"seconds_to_level": f"to validation NDCG@10 {cell['level']:.4f}", "epoch_seconds": "one epoch of training (median)",
+             "ranking_seconds": "ranking all items for 24,772 users (median)"}  # fmt: skip
+    rows = [
+        [what, f"{theirs[key]:.1f} s", f"{ours[key]:.1f} s", f"{theirs[key] / ours[key]:.1f}"]
+        for key, what in names.items()
+    ]
+    rows.insert(1, ["epochs to it", theirs["epochs_to_level"], ours["epochs_to_level"], ""])
+    return _markdown(["SASRec, hidden size 64, 2 layers", "RecBole", "ilrec", "times as fast"], rows)
 
 
 def demo() -> str:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "data audit": (settings.AuditData, "data_audit", "Data", "ilrec data audit --dataset Instruments"),
     "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
     "data show": (settings.ShowData, "data_show", "Data", "ilrec data show --dataset Instruments -n 3"),
+    "tune cf": (settings.TuneCf, "tune_cf", "Pipeline", "ilrec tune cf --dataset Instruments --model gru4rec -o dropout_prob=0.3,0.5 -o learning_rate=1e-3,5e-4"),
     "ids report": (settings.ReportIds, "ids_report", "Data", "ilrec ids report --dataset Instruments --ids rqkmeans,published"),
     "ids extend": (settings.ExtendIds, "ids_extend", "Data", "ilrec ids extend --dataset Instruments --ids text --items new.csv"),
     "ids export": (settings.ExportIds, "ids_export", "Data", "ilrec ids export --dataset Instruments --ids text"),
@@ -45,6 +46,7 @@ ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 GROUPS = {
     "data": "Look at preprocessed data, judge it, write it for other tools.",
+    "tune": "Search settings on validation data.",
     "ids": "List ID schemes, or the options of one (ilrec ids NAME); judge identifiers, extend and export them.",
 }
 _groups: dict[str, typer.Typer] = {}
@@ -128,12 +130,23 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
             values[name.removeprefix(OPPOSITE)] = not value if name.startswith(OPPOSITE) else value
     if options:
         values["options"] = options
+    if cls is settings.TrainCf:
+        values = _over_preset(values)
     config: Any = configs.build(cls, values, f"ilrec {command}")
     stage = importlib.import_module(f"ilrec_cli.stages.{module}")
     result: dict[str, Any] = stage.run(config, invoke) if command == "demo" else stage.run(config)
     if config.json and int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps(result, ensure_ascii=False))
     return result
+
+
+def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Values for train-cf over those of the preset that they name: its keys are settings, or options of the model."""
+    model = plugins.load("cf", str(values.get("model", settings.TrainCf.model)))
+    preset = plugins.preset(model, values.get("preset"))
+    names = {field.name for field in configs.fields(settings.FitCf)}
+    options = {key: preset.pop(key) for key in preset.keys() - names}
+    return preset | values | {"options": options | values.get("options", {})}
 
 
 def _add_command(command: str) -> None:
@@ -151,22 +164,20 @@ def _add_command(command: str) -> None:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     context = {"token_normalize_func": lambda token: token.replace("_", "-")}
     group, _, name = command.rpartition(" ")
-    _group(group).command(name, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(run)
+    _group(group, panel).command(name, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(
+        run
+    )
 
 
-def _group(name: str) -> typer.Typer:
+def _group(name: str, panel: str) -> typer.Typer:
     """The group of a command of two words, made when it is first asked for; the top for others."""
     if not name:
         return app
     if name not in _groups:
         lists = name in plugins.FOLDERS
-        _groups[name] = typer.Typer(
-            help=GROUPS[name],
-            no_args_is_help=not lists,
-            invoke_without_command=lists,
-            cls=listing.Listing if lists else None,
-        )
-        app.add_typer(_groups[name], name=name, rich_help_panel="Data")
+        shape: dict[str, Any] = {"no_args_is_help": not lists, "invoke_without_command": lists}
+        _groups[name] = typer.Typer(help=GROUPS[name], cls=listing.Listing if lists else None, **shape)
+        app.add_typer(_groups[name], name=name, rich_help_panel=panel)
     return _groups[name]
 
 
@@ -233,9 +244,9 @@ def _add_listing(folder: str, what: str) -> None:
         if ctx.invoked_subcommand is None:
             show()
 
-    _group(folder).callback()(show_all)
+    _group(folder, "Data").callback()(show_all)
     for name in plugins.names(folder):
-        _group(folder).command(name, hidden=True)(_shows(folder, name))
+        _group(folder, "Data").command(name, hidden=True)(_shows(folder, name))
 
 
 def _shows(folder: str, name: str) -> Callable[[], None]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 LISTED = 20  # items ranked for every event
+BLOCK = 64  # scores whose maximum is taken together
 
 
 class Rankings(NamedTuple):
@@ -40,8 +41,28 @@ def top_k(score_BI: Tensor, k: int) -> Tensor:
     >>> top_k(torch.tensor([[1.0, 3.0, 3.0, 2.0]]), 3).tolist()
     [[1, 2, 3]]
     """
-    index = torch.arange(score_BI.shape[1], device=score_BI.device)
-    return order_key(score_BI, index).topk(min(k, score_BI.shape[1]), dim=1).indices
+    k = min(k, score_BI.shape[1])
+    blocks = score_BI.shape[1] // BLOCK
+    if blocks < 2 * k or not len(score_BI):
+        column_I = torch.arange(score_BI.shape[1], device=score_BI.device)
+        return order_key(score_BI, column_I).topk(k, dim=1).indices
+    # The k largest of the blocks' maxima are k scores, so what is below the last of them is not among the best.
+    best_BC = score_BI[:, : blocks * BLOCK].reshape(-1, blocks, BLOCK).amax(2)
+    least_B1 = best_BC.topk(k, dim=1).values[:, -1:]
+    column_BC = _columns((score_BI < least_B1).logical_not_())  # NaN among them: it is smaller than nothing
+    key_BC = order_key(score_BI.gather(1, column_BC.clamp(min=0)), column_BC)
+    chosen_Bk = key_BC.masked_fill(column_BC < 0, torch.iinfo(torch.int64).min).topk(k, dim=1).indices
+    return column_BC.gather(1, chosen_Bk)
+
+
+def _columns(chosen_BI: Tensor) -> Tensor:
+    """column_BC of the chosen places of every row, in ascending order, padded with -1."""
+    row_N, column_N = chosen_BI.nonzero(as_tuple=True)
+    count_B = row_N.bincount(minlength=len(chosen_BI))
+    place_N = torch.arange(len(row_N), device=row_N.device) - (count_B.cumsum(0) - count_B)[row_N]
+    column_BC = row_N.new_full((len(chosen_BI), int(count_B.max())), -1)
+    column_BC[row_N, place_N] = column_N
+    return column_BC
 
 
 def rank_in(list_Bk: Tensor, target_B: Tensor) -> Tensor:

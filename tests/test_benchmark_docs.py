@@ -21,7 +21,8 @@ def script() -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["instruments", "demo", "preprocess", "growth", "ids", "ids_purity", "ids_scale", "startup"]
+    "name",
+    ["instruments", "collaborative", "demo", "preprocess", "growth", "ids", "ids_purity", "ids_scale", "startup"],
 )
 def test_every_figure_comes_from_the_results(name: str) -> None:
     table = script().tables()[name]

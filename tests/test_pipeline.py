@@ -14,7 +14,7 @@ import torch
 from conftest import TINY_LM, Finished
 
 from ilrec_cli import artifacts, cli
-from ilrec_cli.lm.log import read_log
+from ilrec_cli.json_log import read_log
 from ilrec_cli.metrics import reported_means
 
 Run = Callable[..., Finished]

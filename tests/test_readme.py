@@ -43,10 +43,9 @@ def commands(code: str) -> list[list[str]]:
 
 def with_flags(arguments: list[str], flags: str) -> list[str]:
     """The command with those of the declared flags that it knows."""
+    command = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in cli.COMMANDS), None)
     known = (
-        {"--" + field.name.replace("_", "-") for field in config.fields(cli.COMMANDS[arguments[0]][0])}
-        if arguments[0] in cli.COMMANDS
-        else set()
+        {"--" + field.name.replace("_", "-") for field in config.fields(cli.COMMANDS[command][0])} if command else set()
     )
     added: list[str] = []
     parts = shlex.split("" if flags == "as is" else flags)

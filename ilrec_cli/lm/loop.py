@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ilrec_cli import devices
+from ilrec_cli import checkpoint, devices
 from ilrec_cli.batching import epoch_batches, share, steps_per_epoch
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm import checkpoint
+from ilrec_cli.interrupt import Stopped, stop_requests
+from ilrec_cli.json_log import JsonLog
 from ilrec_cli.lm.examples import Batch, Examples
-from ilrec_cli.lm.interrupt import Stopped, stop_requests
-from ilrec_cli.lm.log import JsonLog
 from ilrec_cli.lm.model import Loss, Rewards, SupervisedLM
 from ilrec_cli.lm.terms import Terms
 from ilrec_cli.settings import Train
@@ -212,22 +211,8 @@ class Loop:
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _resume(self) -> Progress:
-        if not self.last.is_file():
-            raise UserError(f"--resume: there is no checkpoint in {self.last.parent}. Start without --resume")
-        state = checkpoint.read_state(self.last)
-        then, now = state.pop("identity"), self.job.identity
-        for key in sorted(then.keys() | now.keys()):
-            if then.get(key) != now.get(key):
-                raise UserError(
-                    f"--resume: {key} is {now.get(key)!r}, the checkpoint has {then.get(key)!r}. Give the same, or start "
-                    "again with --overwrite"
-                )
+        state = checkpoint.resumable(self.last, self.job.identity, self.console)
         checkpoint.load(self.last, self.job.model, self.optimizer)
-        if state["threads"] != torch.get_num_threads():
-            self.console.warn(
-                f"the run began with {state['threads']} threads and goes on with {torch.get_num_threads()}: the last bits "
-                "of its weights can differ"
-            )
         self.console.say(f"Resuming after step {state['step']}")
         return Progress(**state)
 

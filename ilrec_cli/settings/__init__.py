@@ -2,10 +2,10 @@
 
 from ilrec_cli.settings.data import AuditData, BuildIds, ConvertData, Encoding, Preprocess, ShowData
 from ilrec_cli.settings.ids import ExportIds, ExtendIds, ReportIds
-from ilrec_cli.settings.models import Train, TrainCf
+from ilrec_cli.settings.models import FitCf, Train, TrainCf, TuneCf
 from ilrec_cli.settings.results import Demo, Doctor, Evaluate, Recommend, Report
 
 __all__ = [
-    "AuditData", "BuildIds", "ConvertData", "Demo", "Doctor", "Encoding", "Evaluate", "ExportIds", "ExtendIds",
-    "Preprocess", "Recommend", "Report", "ReportIds", "ShowData", "Train", "TrainCf",
+    "AuditData", "BuildIds", "ConvertData", "Demo", "Doctor", "Encoding", "Evaluate", "ExportIds", "ExtendIds", "FitCf",
+    "Preprocess", "Recommend", "Report", "ReportIds", "ShowData", "Train", "TrainCf", "TuneCf",
 ]  # fmt: skip

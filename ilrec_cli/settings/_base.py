@@ -32,6 +32,11 @@ def above(config: object, bound: float, *names: str) -> None:
             raise ValueError(f"{name} is {value}, expected more than {bound}")
 
 
+def exclusive(config: object, *names: str) -> None:
+    if all(getattr(config, name) for name in names):
+        raise ValueError(f"{' and '.join(f'--{name}' for name in names)} exclude each other")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """What every command takes."""

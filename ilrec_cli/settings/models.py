@@ -1,17 +1,29 @@
-"""Settings of train-cf and train."""
+"""Settings of train-cf, tune cf and train."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ilrec_cli.config import Control, Plugin
-from ilrec_cli.settings._base import DATA, MODEL, OPTIMISER, RUN, Data, DType, OnUsers, Options, above, at_least
+from ilrec_cli.settings._base import (
+    DATA,
+    MODEL,
+    OPTIMISER,
+    RUN,
+    Data,
+    DType,
+    OnUsers,
+    Options,
+    above,
+    at_least,
+    exclusive,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCf(OnUsers):
-    """Train a collaborative model: a baseline, and the reward model of ILRec."""
+class FitCf(OnUsers):
+    """How a collaborative model is trained."""
 
     data: Data = None
     model: Annotated[str, "the collaborative model", Plugin("cf"), MODEL] = "sasrec"
@@ -24,15 +36,58 @@ class TrainCf(OnUsers):
     max_steps: Annotated[int | None, "stop after this many steps (smoke tests)", OPTIMISER] = None
     device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the forward pass", RUN] = "float32"
-    name: Annotated[str | None, "name of the result [MODEL-HASH-sSEED]", Control, RUN] = None
-    overwrite: Annotated[bool, "train again where the result exists", Control, RUN] = False
-    options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "epochs", "patience", "batch_size", "max_steps")
         at_least(self, 0, "weight_decay")
         above(self, 0, "learning_rate", "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCf(FitCf):
+    """Train a collaborative model: a baseline, and the reward model of ILRec."""
+
+    preset: Annotated[
+        str | None, "the model's tuned settings for a data set; a file, flags and -o win", Control, MODEL
+    ] = None
+    seeds: Annotated[
+        tuple[int, ...], "train one model for each of these seeds, comma-separated: NAME-sSEED", Control, RUN
+    ] = ()
+    seen_items: Annotated[
+        Literal["ranked", "removed"],
+        "whether what a user had before is recommended when metrics are computed",
+        Control,
+        DATA,
+    ] = "ranked"
+    name: Annotated[str | None, "name of the result [MODEL-HASH-sSEED]", Control, RUN] = None
+    resume: Annotated[bool, "go on from the last checkpoint", Control, RUN] = False
+    overwrite: Annotated[bool, "train again where the result exists", Control, RUN] = False
+    options: Options = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        exclusive(self, "resume", "overwrite")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**31 or self.seeds.count(seed) > 1:
+                raise ValueError(f"seeds is {self.seeds}, expected different numbers from 0 to 2**31 - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneCf(FitCf):
+    """Search settings of a collaborative model on validation data: -o NAME=A,B,... lists what to try."""
+
+    epochs: Annotated[int, "passes over the training data at most, in every trial", OPTIMISER] = 30
+    trials: Annotated[int | None, "combinations to try, drawn by the seed [all of them]", RUN] = None
+    name: Annotated[str | None, "name of the search [MODEL]", Control, RUN] = None
+    overwrite: Annotated[bool, "forget the trials that are there", Control, RUN] = False
+    options: Annotated[
+        dict[str, Any], "values to try of a model's option or a setting of train-cf, as key=A,B,... (repeatable)"
+    ] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "trials")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,5 +159,4 @@ class Train(OnUsers):
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0 and less than 1")
         if self.hidden_size % self.n_heads or self.hidden_size // self.n_heads % 2:
             raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of n_heads {self.n_heads}")
-        if self.resume and self.overwrite:
-            raise ValueError("--resume and --overwrite exclude each other")
+        exclusive(self, "resume", "overwrite")

@@ -23,6 +23,9 @@ class Evaluate(OnUsers):
     normalize: Annotated[Literal["vocab", "ids", "trie"], "what a step's probabilities sum to one over", MODEL] = (
         "vocab"
     )
+    seen_items: Annotated[
+        Literal["ranked", "removed"], "whether collaborative models recommend what a user had before", DATA
+    ] = "ranked"
     batch_size: Annotated[int, "prompts a batch", Control, RUN] = 64
     device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the model", RUN] = "float32"

@@ -15,9 +15,11 @@ from ilrec_cli.ranking import Rankings
 from ilrec_cli.stages import _inputs
 
 
-def protocol(split: str, limit_users: int | None, seed: int, search: dict[str, Any] | None = None) -> dict[str, Any]:
+def protocol(
+    split: str, limit_users: int | None, seed: int, *, search: dict[str, Any] | None = None, seen_items: str = "ranked"
+) -> dict[str, Any]:
     """What a figure means; part of its identity. `search`: how a language model's list is found, and in which format."""
-    rules: dict[str, Any] = {"split": split, "candidates": "full catalogue", "seen_items": "ranked"}
+    rules: dict[str, Any] = {"split": split, "candidates": "full catalogue", "seen_items": seen_items}
     if search is not None:
         rules |= {**search, "length_penalty": 0.0}
     if limit_users is not None:
@@ -26,14 +28,26 @@ def protocol(split: str, limit_users: int | None, seed: int, search: dict[str, A
 
 
 def protocol_name(rules: dict[str, Any]) -> str:
-    """The folder of a protocol: test-full, test-full-beam20-vocab, valid-full-n500-s0."""
+    """The folder of a protocol: test-full, test-full-beam20-vocab, test-full-unseen, valid-full-n500-s0."""
     parts = [rules["split"], "full"]
     if "beams" in rules:
         parts += [f"beam{rules['beams']}", rules["normalize"]]
         parts += [rules["dtype"]] if rules["dtype"] != "float32" else []
+    parts += ["unseen"] if rules["seen_items"] == "removed" else []
     if "limit_users" in rules:
         parts += [f"n{rules['limit_users']}", f"s{rules['users_drawn_by_seed']}"]
     return "-".join(parts)
+
+
+def known(run: Artifact, data: Artifact, rules: dict[str, Any]) -> dict[str, float] | None:
+    """The means of this very evaluation, if it was made before."""
+    folder = folder_of(run, rules)
+    if not artifacts.exists(folder):
+        return None
+    done = artifacts.read(folder, "eval")
+    if done.manifest["parents"] != {"run": run.digest, "data": data.digest}:
+        return None
+    return dict(done.json("metrics.json")["metrics"])
 
 
 def write(

@@ -11,7 +11,7 @@ from typing import Any
 
 from ilrec_cli import artifacts, folders
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm.interrupt import Stopped
+from ilrec_cli.interrupt import Stopped
 from ilrec_cli.settings import BuildIds
 
 IDENTITY, LOG = "identity.json", "log.jsonl"

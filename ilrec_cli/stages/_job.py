@@ -24,7 +24,7 @@ from ilrec_cli.lm.model import Rewards, SupervisedLM
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.metrics import ranking_metrics
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _models
+from ilrec_cli.stages import _inputs, _models, _run_folder
 from ilrec_cli.trie import ItemTrie
 
 VALIDATION_SEED = 2024  # the validation sample is the same for every run, whatever its seed
@@ -40,7 +40,8 @@ class Task(NamedTuple):
     options: Any
     needs: tuple[str, ...]
     parents: dict[str, Artifact]
-    identity: dict[str, Any]
+    recorded: dict[str, Any]  # what decides the result, apart from the versions of the parents
+    kind: str = "run"
 
 
 def prepare(task: Task, folder: Path) -> tuple[Job, Any, Backbone]:
@@ -66,7 +67,7 @@ def prepare(task: Task, folder: Path) -> tuple[Job, Any, Backbone]:
         settings=settings,
         learning_rate=settings.learning_rate or 0.0,
         folder=folder,
-        identity=task.identity,
+        identity=_run_folder.identity(task),
     )
     return job, accelerator, opened
 

@@ -7,14 +7,30 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ilrec_cli import artifacts, folders
 from ilrec_cli import config as configs
+from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm import backbone
-from ilrec_cli.lm.examples import Layout
-from ilrec_cli.stages._job import Task
+
+
+class Task(Protocol):
+    """A training as asked for: what it makes, settings with `resume`, `overwrite`, `seed`, and what it stands on."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def settings(self) -> Any: ...
+    @property
+    def recorded(self) -> dict[str, Any]: ...
+    @property
+    def parents(self) -> dict[str, Artifact]: ...
+
+
+def identity(task: Task) -> dict[str, Any]:
+    """What decides a run's result: its settings and the versions of what it stands on."""
+    return _identity(task.recorded, {role: parent.digest for role, parent in task.parents.items()})
 
 
 def is_finished(train: Path, task: Task) -> bool:
@@ -25,14 +41,15 @@ def is_finished(train: Path, task: Task) -> bool:
     if not artifacts.exists(train):
         if run.exists() and not _is_ours(train):
             raise UserError(f"{run} is there already and was not made by ilrec. Move it, or choose another --name")
-        if _has_checkpoint(train) and not (task.settings.resume or task.settings.overwrite):
+        if has_checkpoint(train) and not (task.settings.resume or task.settings.overwrite):
             raise UserError(f"{train} holds an unfinished run. Go on with --resume, or start again with --overwrite")
-        if task.settings.resume and not _has_checkpoint(train):
+        if task.settings.resume and not has_checkpoint(train):
             raise UserError(f"--resume: there is no checkpoint in {train / artifacts.SCRATCH}. Start without --resume")
         return False
     if task.settings.overwrite:
         return False
-    if artifacts.read(train, "run").json("identity.json") == task.identity:
+    found = artifacts.read(train, task.kind)
+    if _identity(found.config, found.manifest["parents"]) == identity(task):
         return True
     raise UserError(f"{train} holds a run with other settings. Choose another --name, or --overwrite it")
 
@@ -54,28 +71,23 @@ def opened(train: Path, task: Task) -> Iterator[None]:
         with _alone(run):
             if not resume:
                 inputs = {role: parent.name for role, parent in task.parents.items() if role != "data"}
-                artifacts.write_text(train / "config.yaml", configs.to_yaml({**recorded(task), **inputs}))
+                artifacts.write_text(train / "config.yaml", configs.to_yaml({**task.recorded, **inputs}))
             yield
     except Exception:
-        if not resume and not _has_checkpoint(train):
+        if not resume and not has_checkpoint(train):
             _give_up(run)
         raise
 
 
-def finish(train: Path, model: backbone.Backbone, layout: Layout, task: Task) -> None:
-    """Write the model and the manifest; checkpoints and the run that this one replaces go last."""
-    shutil.rmtree(train / "model", ignore_errors=True)
-    backbone.save(model, train / "model")
-    artifacts.write_json(train / "layout.json", layout.as_dict())
-    artifacts.write_json(train / "identity.json", task.identity)
-    artifacts.finish(train, kind="run", config=recorded(task), seed=task.settings.seed, parents=task.parents)
+def finish(train: Path, task: Task) -> None:
+    """Write the manifest of a folder that holds its model; checkpoints and the run that this one replaces go last."""
+    artifacts.finish(train, kind=task.kind, config=task.recorded, seed=task.settings.seed, parents=task.parents)
     shutil.rmtree(train / artifacts.SCRATCH, ignore_errors=True)
     shutil.rmtree(folders.old(train.parent), ignore_errors=True)
 
 
-def recorded(task: Task) -> dict[str, Any]:
-    """The settings of a run, without the versions of what it stands on."""
-    return {key: value for key, value in task.identity.items() if not key.startswith("version of")}
+def _identity(recorded: dict[str, Any], parents: dict[str, str]) -> dict[str, Any]:
+    return {**recorded, **{f"version of --{role}": digest for role, digest in parents.items()}}
 
 
 @contextmanager
@@ -103,7 +115,8 @@ def _give_up(run: Path) -> None:
         run.parent.rmdir()
 
 
-def _has_checkpoint(train: Path) -> bool:
+def has_checkpoint(train: Path) -> bool:
+    """Whether a training that was stopped can go on."""
     return (train / artifacts.SCRATCH / "last.safetensors").is_file()
 
 

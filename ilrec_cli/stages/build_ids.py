@@ -16,7 +16,7 @@ from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.ids import _settle
 from ilrec_cli.ids._quantise import Job, Quantised
-from ilrec_cli.lm.interrupt import Stopped
+from ilrec_cli.interrupt import Stopped
 from ilrec_cli.settings import BuildIds
 from ilrec_cli.stages import _ids_artifact, _ids_folder, _inputs, _vectors
 from ilrec_cli.stages._ids_artifact import Made

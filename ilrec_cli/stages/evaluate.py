@@ -12,14 +12,13 @@ import torch
 
 from ilrec_cli import artifacts, devices
 from ilrec_cli.artifacts import Artifact
-from ilrec_cli.cf import _fit
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.metrics import REPORTED
 from ilrec_cli.ranking import Rankings
 from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
-from ilrec_cli.stages import _evaluation, _inputs, _models
+from ilrec_cli.stages import _cf, _evaluation, _inputs, _models
 
 
 def run(config: Evaluate) -> dict[str, Any]:
@@ -30,13 +29,18 @@ def run(config: Evaluate) -> dict[str, Any]:
     results: dict[str, dict[str, float]] = {}
     for path, kind in _chosen(config, data, console):
         model = artifacts.read(path, kind)
+        if kind == "run" and config.seen_items == "removed":
+            raise UserError(
+                f"--seen-items removed: '{model.name}' is a language model, whose search finds {config.beams} items, seen ones "
+                "among them. Choose collaborative models with --run"
+            )
         model.require_parent(data, "data")
         label = model.name if model.name not in results else f"{model.name} ({KINDS[kind][0]})"
         results[label] = _evaluate(config, model, kind, data, events, console)
     console.table(
         ["run", *REPORTED], [[name, *(scores[metric] for metric in REPORTED)] for name, scores in results.items()]
     )
-    console.say(f"\n{len(events[0]):,} {config.split} events, full catalogue ranked, seen items not masked")
+    console.say(f"\n{len(events[0]):,} {config.split} events, full catalogue ranked, seen items {config.seen_items}")
     console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
     console.say(f"Next: ilrec report {_inputs.flags(config)}")
     return {"events": len(events[0]), "metrics": results}
@@ -73,13 +77,13 @@ def _evaluate(
     config: Evaluate, model: Artifact, kind: str, data: Artifact, events: tuple[np.ndarray, ...], console: Console
 ) -> dict[str, float]:
     search = {"beams": config.beams, "normalize": config.normalize, "dtype": config.dtype} if kind == "run" else None
-    rules = _evaluation.protocol(config.split, config.limit_users, config.seed, search)
-    folder = _evaluation.folder_of(model, rules)
-    if artifacts.exists(folder) and not config.overwrite:
-        done = artifacts.read(folder, "eval")
-        if done.manifest["parents"] == {"run": model.digest, "data": data.digest}:
-            console.say(f"{model.name}: evaluated already, in {folder}")
-            return dict(done.json("metrics.json")["metrics"])
+    rules = _evaluation.protocol(
+        config.split, config.limit_users, config.seed, search=search, seen_items=config.seen_items
+    )
+    known = None if config.overwrite else _evaluation.known(model, data, rules)
+    if known is not None:
+        console.say(f"{model.name}: evaluated already, in {_evaluation.folder_of(model, rules)}")
+        return known
     devices.keep_freed_memory(devices.resolve(config.device))
     started = time.perf_counter()
     rankings, extra = (_rank_lm if kind == "run" else _rank_cf)(config, model, data, events, console)
@@ -92,10 +96,7 @@ def _evaluate(
 def _rank_cf(
     config: Evaluate, cf: Artifact, data: Artifact, events: tuple[np.ndarray, ...], console: Console
 ) -> tuple[Rankings, dict[str, Any]]:
-    device = devices.resolve(config.device)
-    model = _models.open_cf(cf, data, device)
-    held_out = _fit.Events(events[1], events[2])
-    rankings = _fit.rank_events(model, _inputs.sequences(data), held_out, _models.facts(data), device)
+    rankings = _cf.rank(cf, data, events, devices.resolve(config.device), config.seen_items)
     return rankings, {"model": cf.config["model"]}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ilrec_cli import artifacts
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm.log import read_log
+from ilrec_cli.json_log import read_log
 from ilrec_cli.metrics import REPORTED
 from ilrec_cli.settings import Report
 from ilrec_cli.stages import _inputs, _page

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ilrec_cli import artifacts, folders, plugins
 from ilrec_cli import config as configs
-from ilrec_cli import folders, plugins
 from ilrec_cli.console import Console
+from ilrec_cli.interrupt import Stopped
 from ilrec_cli.lm import backbone
-from ilrec_cli.lm.interrupt import Stopped
 from ilrec_cli.lm.loop import Job, Loop
 from ilrec_cli.settings import Train
 from ilrec_cli.stages import _inputs, _job, _run_folder
@@ -26,7 +27,7 @@ def run(config: Train) -> dict[str, Any]:
     console = Console.of(config)
     task = _task(config)
     config = task.settings
-    name = config.name or f"{config.method}-{configs.fingerprint(task.identity)}-s{config.seed}"
+    name = config.name or f"{config.method}-{configs.fingerprint(_run_folder.identity(task))}-s{config.seed}"
     folder = _inputs.dataset_dir(config) / "runs" / folders.plain_name(name, "--name") / "train"
     if _run_folder.is_finished(folder, task):
         console.say(f"Already trained: {folder}\nNext: ilrec evaluate {_inputs.flags(config)} --run {name}")
@@ -41,7 +42,10 @@ def run(config: Train) -> dict[str, Any]:
             console.say(f"\n{stopped}")
             raise
         if accelerator.is_main_process:
-            _run_folder.finish(folder, opened, job.examples.layout, task)
+            shutil.rmtree(folder / "model", ignore_errors=True)
+            backbone.save(opened, folder / "model")
+            artifacts.write_json(folder / "layout.json", job.examples.layout.as_dict())
+            _run_folder.finish(folder, task)
         accelerator.wait_for_everyone()
     console.say(
         f"\nBest validation NDCG@10 {progress.best:.4f} at step {progress.best_step}; {progress.seconds:.0f} s\n"
@@ -65,8 +69,7 @@ def _task(config: Train) -> Task:
     if "cf_scores" in needs:
         parents["cf"] = _inputs.read_cf(config, data, config.cf)
     recorded = {**configs.as_dict(config, control=False), "options": configs.as_dict(options)}
-    versions = {f"version of --{role}": parent.digest for role, parent in parents.items()}
-    return Task(config, method, options, needs, parents, {**recorded, **versions})
+    return Task(config, method, options, needs, parents, recorded)
 
 
 def _describe(job: Job, console: Console) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from ilrec_cli import artifacts, devices, folders, plugins
@@ -17,121 +16,156 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf import _fit
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
-from ilrec_cli.histories import training_windows
+from ilrec_cli.interrupt import Stopped
+from ilrec_cli.json_log import read_log
 from ilrec_cli.settings import TrainCf
-from ilrec_cli.stages import _evaluation, _inputs, _models
+from ilrec_cli.stages import _cf, _evaluation, _inputs, _models, _run_folder
 
 SHOWN = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
+SPLITS = ("valid", "test")
+Metrics = dict[str, dict[str, float]]  # of each split
+
+
+class Task(NamedTuple):
+    """A model as asked for."""
+
+    settings: TrainCf
+    recorded: dict[str, Any]  # what decides the result, apart from the version of the data
+    parents: dict[str, Artifact]
+    kind: str = "cf"
 
 
 def run(config: TrainCf) -> dict[str, Any]:
     """Train, write WORK/DATASET/cf/NAME/train and eval/, print metrics."""
     console = Console.of(config)
     data = _inputs.read_data(config)
-    for split in ("valid", "test"):
+    for split in SPLITS:
         if not len(_inputs.events(data, split)[0]):
             raise UserError(f"{data.path}: there is no {split} target (users need at least 3 interactions for one)")
-    model = _build(config, "popularity", {}, data, console)
-    results = {"popularity": _evaluate(model, data, config)}
-    if config.model != "popularity":
-        model = _build(config, config.model, config.options, data, console)
-        results[config.model] = _evaluate(model, data, config)
-    rows = [[name, split, *(scores[split][metric] for metric in SHOWN)]
-            for name, scores in results.items() for split in ("valid", "test")]  # fmt: skip
-    console.table(["model", "split", *SHOWN], rows)
-    console.say(f"\nModel: {model.path}\nNext: ilrec train {_inputs.flags(config)} --method ilrec")
-    return {"path": str(model.path), "name": model.name, **results[config.model]}
+    devices.keep_freed_memory(devices.resolve(config.device))
+    results = {"popularity": _evaluate(_counted("popularity", config, data), data, config)}
+    trained = [_model(each, data, console) for each in _each_seed(config)]
+    found = [{"path": str(model.path), "name": model.name, **_course(model), **_evaluate(model, data, config)}
+             for model in trained]  # fmt: skip
+    results |= {config.model if len(found) == 1 else each["name"]: each for each in found}
+    spread = _spread(found)
+    console.table(["model", "split", *SHOWN], _rows(results | spread))
+    console.say(f"\nModel: {trained[-1].path}\nNext: ilrec train {_inputs.flags(config)} --method ilrec")
+    return {"runs": found, **spread} if config.seeds else found[0]
 
 
-def _build(config: TrainCf, name: str, options: dict[str, Any], data: Artifact, console: Console) -> Artifact:
+def _each_seed(config: TrainCf) -> list[TrainCf]:
+    """One configuration for every seed."""
+    if not config.seeds:
+        return [config]
+    names = {seed: config.name and f"{config.name}-s{seed}" for seed in config.seeds}
+    return [replace(config, seed=seed, name=names[seed]) for seed in config.seeds]
+
+
+def _model(config: TrainCf, data: Artifact, console: Console) -> Artifact:
     """The finished artifact of a model: the one that is there, or a new one."""
-    plugin = plugins.load("cf", name)
-    resolved = configs.as_dict(configs.build(plugin.Config, options, f"collaborative model '{name}'"))
-    recorded = _recorded(config, plugin, name, resolved)
-    chosen = config.name if name == config.model else None
-    # Counting has no settings and no seed: its folder needs no hash.
-    folder_name = chosen or (f"{name}-{configs.fingerprint(recorded)}-s{config.seed}" if plugin.TRAINED else name)
-    target = _inputs.dataset_dir(config) / "cf" / folders.plain_name(folder_name, "--name") / "train"
-    if artifacts.exists(target) and not config.overwrite:
-        found = artifacts.read(target, "cf")
-        if found.config == recorded and found.manifest["parents"]["data"] == data.digest:
-            console.detail(f"Already trained: {target}")
-            return found
-        if chosen and found.config != recorded:
-            raise UserError(f"{target} holds a model with other settings. Choose another --name, or --overwrite it")
-    device = devices.resolve(config.device)
-    devices.keep_freed_memory(device)
-    about = _models.facts(data)
-    torch.manual_seed(config.seed)
-    model, _ = _models.build_cf(name, resolved, about)
-    model.to(device)
-    log: list[dict[str, Any]] = []
-    if plugin.TRAINED:
-        _fit_model(config, model, data, about, device, log, console)
-    _write(target, model, recorded, config, data, log)
-    return artifacts.read(target, "cf")
+    if not plugins.load("cf", config.model).TRAINED:
+        return _counted(config.model, config, data)
+    recorded = configs.as_dict(config, control=False) | {"options": _cf.options(config.model, config.options)}
+    folder = _folder(config, config.name or f"{config.model}-{configs.fingerprint(recorded)}-s{config.seed}")
+    task = Task(_settled(config, folder, data), recorded, {"data": data})
+    if _run_folder.is_finished(folder, task):
+        console.detail(f"Already trained: {folder}")
+    else:
+        _train(task, folder, console)
+    return artifacts.read(folder, "cf")
 
 
-def _recorded(config: TrainCf, plugin: ModuleType, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What the model depends on; counting takes no settings of training."""
-    settings = configs.as_dict(config, control=False) if plugin.TRAINED else {"dataset": config.dataset}
-    return {**settings, "model": name, "options": options}
+def _folder(config: TrainCf, name: str) -> Path:
+    return _inputs.dataset_dir(config) / "cf" / folders.plain_name(name, "--name") / "train"
 
 
-def _fit_model(
-    config: TrainCf,
-    model: Any,
-    data: Artifact,
-    about: Any,
-    device: torch.device,
-    log: list[dict[str, Any]],
-    console: Console,
-) -> None:
-    sequences = _inputs.sequences(data)
-    start, stop = _inputs.training_part(data)
-    _, user, end = _inputs.events(data, "valid")
-    if config.limit_users is not None:
-        chosen = np.random.default_rng(config.seed).permutation(len(sequences))[: config.limit_users]
-        stop = np.where(np.isin(np.arange(len(sequences)), chosen), stop, 0)
-    windows = training_windows(sequences, stop, about.max_history, start)
-    if not len(windows):
-        raise UserError(f"{data.path}: there is no training target (users need at least 4 interactions for one)")
-    count = sum(parameter.numel() for parameter in model.parameters())
-    console.say(f"{config.model}: {count:,} parameters, {int((windows.stop - windows.first).sum()):,} targets")
-    started = time.perf_counter()
-
-    def note(row: dict[str, Any]) -> None:
-        row["seconds"] = round(time.perf_counter() - started, 2)
-        log.append(row)
-        best = "  best" if row["best"] else ""
-        console.say(
-            f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  validation NDCG@10 {row['valid_ndcg@10']:.4f}{best}"
-        )
-
-    best = _fit.fit(model, sequences, windows, _fit.Events(user, end), config, facts=about, device=device, log=note)
-    console.say(f"Best epoch {best}; {time.perf_counter() - started:.0f} s\n")
+def _settled(config: TrainCf, folder: Path, data: Artifact) -> TrainCf:
+    """Without --name a model of other data is replaced; with --seeds, those resume that were begun."""
+    if config.name is None and artifacts.exists(folder):
+        stale = artifacts.read_manifest(folder)["parents"]["data"] != data.digest
+        return replace(config, resume=False, overwrite=True) if stale else config
+    return replace(config, resume=config.resume and (not config.seeds or _run_folder.has_checkpoint(folder)))
 
 
-def _write(
-    target: Path, model: Any, recorded: dict[str, Any], config: TrainCf, data: Artifact, log: list[dict[str, Any]]
-) -> None:
+def _train(task: Task, folder: Path, console: Console) -> None:
+    """Train in the folder and finish it; what --limit-users leaves out is not trained on."""
     from safetensors.torch import save_file
 
-    with artifacts.create(target, kind="cf", config=recorded, seed=config.seed, parents={"data": data}) as folder:
+    config, data = task.settings, task.parents["data"]
+    device = devices.resolve(config.device)
+    material = _cf.material(data, config.limit_users, config.seed)
+    model = _cf.new_model(config.model, task.recorded["options"], material.facts, config.seed, device)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    targets = int((material.windows.stop - material.windows.first).sum())
+    console.say(f"{config.model}, seed {config.seed}: {count:,} parameters, {targets:,} targets")
+    with _run_folder.opened(folder, task):
+        saving = _fit.Saving(folder, _run_folder.identity(task), config.resume)
+        try:
+            progress = _fit.fit(model, material, config, device=device, log=_cf.say_epoch(console), saving=saving,
+                                console=console)  # fmt: skip
+        except Stopped as stopped:
+            console.say(f"\n{stopped}")
+            raise
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, str(folder / "model.safetensors"))
-        (folder / "config.yaml").write_text(configs.to_yaml(recorded), encoding="utf-8")
-        (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
+        _run_folder.finish(folder, task)
+    console.say(f"Best epoch {progress.best_epoch}; {progress.seconds:.0f} s\n")
 
 
-def _evaluate(cf: Artifact, data: Artifact, config: TrainCf) -> dict[str, dict[str, float]]:
+def _counted(name: str, config: TrainCf, data: Artifact) -> Artifact:
+    """A model without training: no settings, no seed, so its folder needs no hash."""
+    from safetensors.torch import save_file
+
+    chosen = config.model == name
+    options = _cf.options(name, config.options if chosen else {})
+    recorded = {"dataset": config.dataset, "model": name, "options": options}
+    folder = _folder(config, (config.name if chosen else None) or name)
+    if artifacts.exists(folder) and not config.overwrite:
+        found = artifacts.read(folder, "cf")
+        if found.config == recorded and found.manifest["parents"]["data"] == data.digest:
+            return found
+    model = _cf.new_model(name, options, _models.facts(data), config.seed, torch.device("cpu"))
+    with artifacts.create(folder, kind="cf", config=recorded, seed=config.seed, parents={"data": data}) as aside:
+        save_file(model.state_dict(), str(aside / "model.safetensors"))
+        artifacts.write_text(aside / "config.yaml", configs.to_yaml(recorded))
+    return artifacts.read(folder, "cf")
+
+
+def _evaluate(model: Artifact, data: Artifact, config: TrainCf) -> Metrics:
     """Full-ranking metrics of every validation and test event, kept as evaluations."""
-    device = devices.resolve(config.device)
-    model, sequences = _models.open_cf(cf, data, device), _inputs.sequences(data)
     scores = {}
-    for split in ("valid", "test"):
-        events = _inputs.events(data, split)
-        rankings = _fit.rank_events(model, sequences, _fit.Events(*events[1:]), _models.facts(data), device)
-        rules = _evaluation.protocol(split, None, config.seed)
-        scores[split] = _evaluation.write(cf, data, rules, rankings, events, {"model": cf.config["model"]})
+    for split in SPLITS:
+        rules = _evaluation.protocol(split, None, config.seed, seen_items=config.seen_items)
+        known = _evaluation.known(model, data, rules)
+        if known is None:
+            events = _inputs.events(data, split)
+            rankings = _cf.rank(model, data, events, devices.resolve(config.device), config.seen_items)
+            known = _evaluation.write(model, data, rules, rankings, events, {"model": model.config["model"]})
+        scores[split] = known
     return scores
+
+
+def _course(model: Artifact) -> dict[str, Any]:
+    """How training went: epochs, the best of them, seconds."""
+    log = read_log(model.path / "log.jsonl")
+    if not log:
+        return {}
+    return {"epochs": log[-1]["epoch"], "best_epoch": max(row["epoch"] for row in log if row["best"]),
+            "seconds": log[-1]["seconds"]}  # fmt: skip
+
+
+def _spread(found: list[dict[str, Any]]) -> dict[str, Metrics]:
+    """Mean over seeds and standard deviation of a seed (n - 1); nothing for one seed."""
+    if len(found) == 1:
+        return {}
+    ways: dict[str, Callable[[list[float]], float]] = {"mean": statistics.fmean, "std": statistics.stdev}
+    return {
+        way: {split: {name: of([each[split][name] for each in found]) for name in found[0][split]} for split in SPLITS}
+        for way, of in ways.items()
+    }
+
+
+def _rows(results: dict[str, Any]) -> list[list[Any]]:
+    return [[name, split, *(scores[split][metric] for metric in SHOWN)]
+            for name, scores in results.items() for split in SPLITS]  # fmt: skip

@@ -19,13 +19,12 @@ import pytest
 import torch
 from conftest import TINY_LM, Finished, llama
 
-from ilrec_cli import artifacts, cli
+from ilrec_cli import artifacts, checkpoint, cli
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import Sequences, training_windows
-from ilrec_cli.lm import checkpoint
+from ilrec_cli.json_log import JsonLog, read_log
 from ilrec_cli.lm.examples import Catalogue, Examples, Layout
-from ilrec_cli.lm.log import JsonLog, read_log
 from ilrec_cli.lm.loop import Job, Loop, schedule
 from ilrec_cli.lm.model import SupervisedLM
 from ilrec_cli.methods.ilrec import Config, weights

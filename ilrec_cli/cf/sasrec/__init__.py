@@ -8,26 +8,16 @@ trains with one negative and binary cross-entropy; full-softmax cross-entropy ov
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Any
+
+from ilrec_cli.cf._settings import Transformer
 
 SANITY = False
 TRAINED = True
+SEQUENTIAL = True
+PRESETS: dict[str, dict[str, Any]] = {"instruments": {"learning_rate": 2e-3}}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    hidden_size: Annotated[int, "width of embeddings and layers"] = 128
-    n_layers: Annotated[int, "transformer layers"] = 2
-    n_heads: Annotated[int, "attention heads"] = 2
-    inner_size: Annotated[int, "width of the feed-forward part"] = 256
-    hidden_dropout_prob: Annotated[float, "dropout on embeddings and sub-layer outputs"] = 0.5
-    attn_dropout_prob: Annotated[float, "dropout on attention weights"] = 0.2
-    initializer_range: Annotated[float, "standard deviation of the initial weights"] = 0.02
-
-    def __post_init__(self) -> None:
-        if min(self.hidden_size, self.n_layers, self.n_heads, self.inner_size) < 1 or self.hidden_size % self.n_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of n_heads {self.n_heads}, all positive"
-            )
-        if not (0 <= self.hidden_dropout_prob < 1 and 0 <= self.attn_dropout_prob < 1):
-            raise ValueError("hidden_dropout_prob and attn_dropout_prob lie in [0, 1)")
+class Config(Transformer):
+    pass

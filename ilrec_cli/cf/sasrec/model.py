@@ -1,12 +1,13 @@
-"""SASRec. Shapes: B rows, T places, D width, I items, N supervised places."""
+"""SASRec. Shapes: B rows, T places, D width, I items."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ilrec_cli.cf._common import Batch, Facts
+from ilrec_cli.cf._common import Batch, Facts, at_last, at_targets, most_recent
+from ilrec_cli.cf._losses import item_loss
+from ilrec_cli.cf._softmax import item_scores
+from ilrec_cli.cf._transformer import Block
 from ilrec_cli.cf.sasrec import Config
 
 
@@ -15,7 +16,7 @@ class Model(nn.Module):
 
     def __init__(self, config: Config, facts: Facts):
         super().__init__()
-        self.max_history = facts.max_history
+        self.config, self.max_history = config, facts.max_history
         self.item = nn.Embedding(facts.items, config.hidden_size)
         self.position = nn.Embedding(facts.max_history, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -26,20 +27,15 @@ class Model(nn.Module):
                 nn.init.normal_(parameter, std=config.initializer_range)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean cross-entropy over all items at every supervised place."""
-        hidden_BTD = self._encode(batch.item_BT)
-        place_N = (batch.target_BT >= 0).flatten().nonzero().squeeze(1)
-        hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, place_N)
-        logits_NI = hidden_ND @ self.item.weight.T
-        return F.cross_entropy(logits_NI.float(), batch.target_BT.flatten().index_select(0, place_N))
+        """Mean over every supervised place."""
+        hidden_ND, target_N = at_targets(self._encode(batch.item_BT), batch.target_BT)
+        return item_loss(self.config, hidden_ND, target_N, self.item.weight)
 
     def scores(self, history_BT: Tensor, user_B: Tensor | None = None) -> Tensor:
         """scores_BI after the last item of each history."""
-        history_BT, length_B = self._most_recent(history_BT)
-        hidden_BTD = self._encode(history_BT)
-        last_B11 = (length_B - 1).clamp(min=0)[:, None, None]
-        hidden_BD = hidden_BTD.gather(1, last_B11.expand(-1, 1, hidden_BTD.shape[2])).squeeze(1)
-        return (hidden_BD @ self.item.weight.T).float()
+        history_BT, length_B = most_recent(history_BT, self.max_history)
+        hidden_BD = at_last(self._encode(history_BT), length_B)
+        return item_scores(hidden_BD, self.item.weight)
 
     def item_embeddings(self) -> Tensor:
         return self.item.weight
@@ -51,37 +47,3 @@ class Model(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         return self.norm(hidden)
-
-    def _most_recent(self, history_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The last `max_history` items of each row, and their number."""
-        length_B = (history_BT >= 0).sum(1)
-        if history_BT.shape[1] <= self.max_history:
-            return history_BT, length_B
-        kept_B = length_B.clamp(max=self.max_history)
-        place_BT = (length_B - kept_B)[:, None] + torch.arange(self.max_history, device=history_BT.device)
-        recent = history_BT.gather(1, place_BT.clamp(max=history_BT.shape[1] - 1))
-        real = torch.arange(self.max_history, device=history_BT.device) < kept_B[:, None]
-        return torch.where(real, recent, -1), kept_B
-
-
-class Block(nn.Module):
-    """Causal self-attention and a feed-forward part, each normed before and added."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        width = config.hidden_size
-        self.heads, self.attention_dropout = config.n_heads, config.attn_dropout_prob
-        self.attention_norm, self.inner_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.inner = nn.Sequential(nn.Linear(width, config.inner_size), nn.GELU(), nn.Linear(config.inner_size, width))
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_BTD: Tensor) -> Tensor:
-        rows, places, width = hidden_BTD.shape
-        qkv = self.qkv(self.attention_norm(hidden_BTD)).view(rows, places, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        dropout = self.attention_dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        attended = attended.transpose(1, 2).reshape(rows, places, width)
-        hidden_BTD = hidden_BTD + self.dropout(self.output(attended))
-        return hidden_BTD + self.dropout(self.inner(self.inner_norm(hidden_BTD)))

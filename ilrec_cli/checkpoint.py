@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with trainable weights, optimiser state and, as JSON, the place in the run.
+"""Checkpoints: one safetensors file with trainable weights, buffers, optimiser state and, as JSON, the place in the run.
 
 Replaced atomically: whatever is killed, the file before stays whole. Nothing is pickled.
 """
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 
 
@@ -25,9 +26,15 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    """What a model keeps besides parameters, by name."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+
+
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
     """Write all of it to `path` at once."""
-    tensors = {}
+    tensors = {f"model.{name}": _kept(tensor) for name, tensor in buffers(model).items()}
     for name, parameter in trainable(model).items():
         tensors[f"model.{name}"] = _kept(parameter)
         if optimizer is not None:
@@ -47,15 +54,18 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) 
     parameters = trainable(model)
     with _opened(path) as file, torch.no_grad():
         names = set(file.keys())
-        for name, parameter in parameters.items():
+        for name, tensor in (parameters | buffers(model)).items():
             if f"model.{name}" not in names:
                 raise UserError(f"{path}: no weights for '{name}': the checkpoint is of another model")
-            parameter.copy_(file.get_tensor(f"model.{name}"))
+            tensor.copy_(file.get_tensor(f"model.{name}"))
         if optimizer is not None:
             for key in names:
                 if key.startswith("optimizer."):
                     name, _, entry = key.removeprefix("optimizer.").rpartition("|")
-                    optimizer.state[parameters[name]][entry] = _placed(file.get_tensor(key), parameters[name], entry)
+                    value, parameter = file.get_tensor(key), parameters[name]
+                    # Only a fused optimiser counts its steps where the weights are.
+                    stays = entry == "step" and not optimizer.defaults.get("fused")
+                    optimizer.state[parameter][entry] = value if stays else value.to(parameter.device)
         return dict(json.loads(file.metadata()["state"]))
 
 
@@ -63,6 +73,26 @@ def read_state(path: Path) -> dict[str, Any]:
     """The state alone, without the tensors."""
     with _opened(path) as file:
         return dict(json.loads(file.metadata()["state"]))
+
+
+def resumable(path: Path, identity: dict[str, Any], console: Console) -> dict[str, Any]:
+    """The state of a run that is to go on; `UserError` if there is none, or if it is of another configuration."""
+    if not path.is_file():
+        raise UserError(f"--resume: there is no checkpoint in {path.parent}. Start without --resume")
+    state = read_state(path)
+    then = state.pop("identity")
+    for key in sorted(then.keys() | identity.keys()):
+        if then.get(key) != identity.get(key):
+            raise UserError(
+                f"--resume: {key} is {identity.get(key)!r}, the checkpoint has {then.get(key)!r}. Give the same, or start "
+                "again with --overwrite"
+            )
+    if state["threads"] != torch.get_num_threads():
+        console.warn(
+            f"the run began with {state['threads']} threads and goes on with {torch.get_num_threads()}: the last bits of "
+            "its weights can differ"
+        )
+    return state
 
 
 @contextmanager
@@ -76,7 +106,3 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _kept(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().clone()
-
-
-def _placed(value: Tensor, parameter: nn.Parameter, entry: str) -> Tensor:
-    return value if entry == "step" else value.to(parameter.device)
