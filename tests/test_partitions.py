@@ -27,7 +27,7 @@ TABLES = ("interactions", "users", "items", "sequences", "splits")
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log of some hundred interactions comes in a dozen parts, and is put in order in as many."""
-    monkeypatch.setattr(_log, "PART", 30)
+    monkeypatch.setattr(_log, "PIECE", 30)
     monkeypatch.setattr(_partitions, "PART", 40)
 
 
@@ -138,7 +138,7 @@ def test_memory_is_bounded_by_the_flag(tmp_path: Path) -> None:
         "from ilrec_cli.datasets import _log\n"
         "from ilrec_cli.stages import _partitions\n"
         "from ilrec_cli.datasets.table import files\n"
-        "_log.PART, _partitions.PART, files.ROWS = 1 << 17, 1 << 17, 1 << 17\n"
+        "_log.PIECE, _partitions.PART, files.ROWS = 1 << 17, 1 << 17, 1 << 17\n"
         "cli.invoke(['preprocess', '--dataset', 'd', '--work', sys.argv[1], '--raw-dir', sys.argv[2], '--quiet', '--repeats', 'keep', '--memory-mb', sys.argv[3]])\n"
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])\n"
     )

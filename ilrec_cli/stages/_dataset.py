@@ -71,7 +71,7 @@ def filtered(raw: Raw, config: Preprocess, settings: Settings, spill: Spill) -> 
     if not total:
         raise UserError("the raw files hold no interaction")
     users, items = _partitions.ranks(raw.interactions.users), _partitions.ranks(raw.interactions.items)
-    sieve, once = Sieve(config, raw.ticks), settings["repeats"] == "first"
+    sieve, once = Sieve(config, raw.clock()), settings["repeats"] == "first"
     parts = list(_partitions.ordered(raw.interactions, users, items, sieve, spill, repeats=not once))
     dropped = sieve.dropped
     passed = total - sum(dropped.values())

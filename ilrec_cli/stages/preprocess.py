@@ -42,7 +42,7 @@ def _run(config: Preprocess, target: Path, spill: Spill) -> dict[str, Any]:
     found = _dataset.filtered(raw, config, settings, spill)
     _dataset.limit_users(found, config)
     made = _dataset.numbered(found, raw)
-    splitter = Splitter(made, config, settings, raw.ticks, published=raw.interactions.has_split)
+    splitter = Splitter(made, config, settings, raw.clock(), published=raw.interactions.has_split)
     recorded = {**configs.as_dict(config, control=False), **settings, "options": configs.as_dict(options)}
     before = artifacts.read_manifest(target)["digest"] if artifacts.exists(target) else None
     with artifacts.create(target, kind="data", config=recorded, seed=config.seed, parents={}) as folder:
