@@ -68,8 +68,6 @@ class Numbered(NamedTuple):
 def filtered(raw: Raw, config: Preprocess, settings: Settings, spill: Spill) -> Filtered:
     """Rating, dates, repeats, k-core; `UserError` where nothing is left, with the counts at every pass."""
     total = len(raw.interactions)
-    if not total:
-        raise UserError("the raw files hold no interaction")
     users, items = _partitions.ranks(raw.interactions.users), _partitions.ranks(raw.interactions.items)
     sieve, once = Sieve(config, raw.clock()), settings["repeats"] == "first"
     parts = list(_partitions.ordered(raw.interactions, users, items, sieve, spill, repeats=not once))
