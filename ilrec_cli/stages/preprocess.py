@@ -60,14 +60,12 @@ def _run(config: Preprocess, target: Path, spill: Spill) -> dict[str, Any]:
             "ticks_per_second": raw.ticks,  # null: timestamps are places in a sequence
             "max_history": config.max_history,
             "statistics": statistics,
-            "dropped": found.dropped
-            | {
-                "lines that could not be read": len(faults.rejected),
-                "published candidate sets that fit no held-out target": misfits,
-            },
+            "dropped": found.dropped | {"lines that could not be read": len(faults.rejected)},
             "while_reading": dict(sorted(reading.counts.items())),
             "passes": found.passes,
         }
+        if misfits:
+            card["dropped"]["published candidate sets that fit no held-out target"] = misfits
         card["published"] = _published(config, statistics)
         artifacts.write_json(folder / "card.json", card)
     if spill.written:
