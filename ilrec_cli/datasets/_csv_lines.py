@@ -65,7 +65,7 @@ def _body(block: _blocks.Block, about: Format) -> tuple[bytes, int]:
 
 def _fast(data: bytes, about: Format) -> pl.DataFrame | None:
     """The block's table, None if anything in it needs a closer look."""
-    if data.count(b"\r") != data.count(b"\r\n"):  # which ends a line for some and not for others
+    if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):  # which ends a line for some and not for others
         return None
     try:
         found = pl.read_csv(
