@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,6 +62,7 @@ app = typer.Typer(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 a mistake that one line explains, 130 interrupted. A bug keeps its traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_guarded(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -92,6 +94,11 @@ def _guarded(argv: list[str]) -> int:
         if reason is None:
             raise
         return _complain(reason)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Let a request to end clean up, as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def _complain(message: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ilrec_cli.errors import UserError
@@ -49,23 +49,32 @@ def aside(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` to write into; removed with what it needed if the block fails."""
     folder = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     made = [parent for parent in folder.parents if not parent.exists()]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        folder.mkdir()
-    except OSError as error:
-        raise UserError(
-            f"{path}: the output folder cannot be made ({error.strerror}). Choose another --work"
-        ) from error
-    try:
-        with locked(folder, wait=True):
+    with ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.parent, wait=True):  # nobody takes the new folder for a leftover before it is locked
+                _remove_leftovers(path)
+                folder.mkdir()
+                stack.enter_context(locked(folder, wait=True))
+        except OSError as error:
+            raise UserError(
+                f"{path}: the output folder cannot be made ({error.strerror}). Choose another --work"
+            ) from error
+        try:
             yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):  # not empty: somebody else writes there
-                parent.rmdir()
-        raise
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in made:
+                with suppress(OSError):  # not empty: somebody else writes there
+                    parent.rmdir()
+            raise
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers left beside `path`."""
+    if path.parent.is_dir():
+        with suppress(OSError), locked(path.parent, wait=True):
+            _remove_leftovers(path)
 
 
 def replace(new: Path, path: Path) -> None:
@@ -100,7 +109,7 @@ def _repair(path: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Folders of writers that were killed: nobody holds their lock."""
+    """Folders of writers that were killed: nobody holds their lock. The parent's lock is held by the caller."""
     for leftover in path.parent.glob(f".{path.name}.tmp-*"):
         with suppress(OSError), locked(leftover, wait=False) as free:
             if free:

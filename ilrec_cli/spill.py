@@ -17,7 +17,7 @@ class Spill:
     """Where parts of a log wait for their turn. Without a folder everything stays in memory.
 
     The folder is made beside `path` when it is first needed, and is gone when the block ends; a killed process leaves
-    one that the next run removes.
+    one that the next run removes, whether it needs one or not.
     """
 
     def __init__(self, path: Path | None = None, limit: int = 0):
@@ -29,6 +29,8 @@ class Spill:
         self._files = 0
 
     def __enter__(self) -> Spill:
+        if self._path is not None:
+            folders.remove_leftovers(self._path)
         return self
 
     def __exit__(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,27 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
         make(tmp_path / "data", ["x"])
     assert not dead.exists()
     assert alive.exists()
+
+
+def test_a_new_folder_is_no_leftover_before_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process cleans up at the worst moment: just after the folder was made."""
+    code = (
+        f"from pathlib import Path; from ilrec_cli import folders; folders.remove_leftovers(Path(r'{tmp_path}/data'))"
+    )
+    others: list[subprocess.Popen[bytes]] = []
+    make_folder = Path.mkdir
+
+    def mkdir(path: Path, *rest: Any, **more: Any) -> None:
+        make_folder(path, *rest, **more)
+        if ".tmp-" in path.name:
+            others.append(subprocess.Popen([sys.executable, "-c", code]))
+            with suppress(subprocess.TimeoutExpired):  # it waits for the lock, or is done
+                others[0].wait(timeout=1.5)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with folders.aside(tmp_path / "data") as folder:
+        assert others[0].wait(timeout=20) == 0
+        assert folder.is_dir()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ TABLES = ("interactions", "users", "items", "sequences", "splits")
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log of some hundred interactions comes in a dozen parts, and is put in order in as many."""
-    monkeypatch.setattr(_log, "PART", 30)
+    monkeypatch.setattr(_log, "PIECE", 30)
     monkeypatch.setattr(_partitions, "PART", 40)
 
 
@@ -82,13 +82,33 @@ def test_a_failure_leaves_no_files(tmp_path: Path, ilrec: Run, small_parts: None
     assert not (tmp_path / "work").exists() or tree(tmp_path / "work") == []
 
 
-def test_what_a_killed_run_left_goes_with_the_next(tmp_path: Path, ilrec: Run, small_parts: None) -> None:
+@pytest.mark.parametrize("memory", [0, 4096])
+def test_what_a_killed_run_left_goes_with_the_next(memory: int, tmp_path: Path, ilrec: Run, small_parts: None) -> None:
     raw = log(tmp_path / "raw", users=60)
     left = tmp_path / "work" / "toy" / ".log.tmp-999999"
     left.mkdir(parents=True)
     (left / "1.arrow").write_bytes(b"half")
-    assert preprocess(ilrec, raw, "--memory-mb", 0).code == 0
+    assert preprocess(ilrec, raw, "--memory-mb", memory).code == 0
     assert not left.exists()
+
+
+def test_a_request_to_end_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM while the log waits in files."""
+    raw = log(tmp_path / "raw", users=60)
+    work = tmp_path / "work"
+    code = (
+        "import os, signal\n"
+        "from ilrec_cli import cli\n"
+        "from ilrec_cli.stages import _dataset\n"
+        "def stop(*_):\n"
+        f"    assert [name for name in os.listdir(r'{work}/toy') if name.startswith('.log.tmp-')]\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "_dataset.limit_users = stop\n"
+        f"cli.main(['preprocess', '--dataset', 'toy', '--work', r'{work}', '--raw-dir', r'{raw}', '--memory-mb', '0'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert not work.exists() or tree(work) == []
 
 
 def test_files_give_back_what_they_got(tmp_path: Path) -> None:
@@ -138,7 +158,7 @@ def test_memory_is_bounded_by_the_flag(tmp_path: Path) -> None:
         "from ilrec_cli.datasets import _log\n"
         "from ilrec_cli.stages import _partitions\n"
         "from ilrec_cli.datasets.table import files\n"
-        "_log.PART, _partitions.PART, files.ROWS = 1 << 17, 1 << 17, 1 << 17\n"
+        "_log.PIECE, _partitions.PART, files.ROWS = 1 << 17, 1 << 17, 1 << 17\n"
         "cli.invoke(['preprocess', '--dataset', 'd', '--work', sys.argv[1], '--raw-dir', sys.argv[2], '--quiet', '--repeats', 'keep', '--memory-mb', sys.argv[3]])\n"
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])\n"
     )

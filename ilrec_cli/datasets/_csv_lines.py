@@ -11,16 +11,10 @@ from typing import Any, NamedTuple
 import polars as pl
 from polars.exceptions import PolarsError
 
-from ilrec_cli.datasets import _blocks, _times
+from ilrec_cli.datasets import _blocks, _kinds
 from ilrec_cli.datasets._faults import Faults
 from ilrec_cli.errors import UserError
 
-NAMES: dict[Any, str] = {
-    pl.String: "text",
-    pl.Int64: "a whole number",
-    pl.Float64: "a number",
-    _times.KIND: "a number or a date",
-}
 csv.field_size_limit(1 << 30)
 
 
@@ -45,7 +39,7 @@ def tables(path: Path, about: Format, faults: Faults, *, size: int) -> Iterator[
 
 def table(path: Path, about: Format, faults: Faults, *, size: int) -> pl.DataFrame:
     """The whole file as one table, for files without times."""
-    return pl.concat([pl.DataFrame(schema=_times.stored(about.columns)), *tables(path, about, faults, size=size)])
+    return pl.concat([pl.DataFrame(schema=_kinds.stored(about.columns)), *tables(path, about, faults, size=size)])
 
 
 def rows(path: Path, about: Format, faults: Faults, *, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -71,37 +65,34 @@ def _body(block: _blocks.Block, about: Format) -> tuple[bytes, int]:
 
 def _fast(data: bytes, about: Format) -> pl.DataFrame | None:
     """The block's table, None if anything in it needs a closer look."""
+    if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):  # which ends a line for some and not for others
+        return None
     try:
         found = pl.read_csv(
-            io.BytesIO(data), has_header=False, schema=_times.stored(about.columns), separator=about.separator,
+            io.BytesIO(data), has_header=False, schema=_kinds.stored(about.columns), separator=about.separator,
             quote_char='"' if about.quoted else None, truncate_ragged_lines=False,
         )  # fmt: skip
     except (PolarsError, pl.exceptions.PanicException):
         return None
-    for name, kind in about.columns.items():
-        if kind is _times.KIND:
-            found = found.with_columns(_times.parsed(found[name]).alias(name))
+    for name in about.required:
         values = found[name]
-        if name in about.required and (values.null_count() or (kind == pl.String and (values == "").any())):
+        if values.null_count() or (values.dtype == pl.String and (values == "").any()):
             return None
-        if kind == pl.Float64 and not (values.is_finite() & (values.abs() < _times.LARGEST)).all():
-            return None
-    return found
+    return _kinds.read(found, about.columns)
 
 
 def _slow(path: Path, data: bytes, first: int, about: Format, faults: Faults) -> pl.DataFrame:
     found = [values for _, values in _lines(path, data, first, about, faults)]
-    columns: dict[str, Any] = {}
-    for place, (name, kind) in enumerate(about.columns.items()):
-        values = [row[place] for row in found]
-        columns[name] = (
-            _times.column(values).alias(name) if kind is _times.KIND else pl.Series(name, values, dtype=kind)
-        )
-    return pl.DataFrame(columns)
+    return pl.DataFrame(
+        [
+            _kinds.column(name, [row[place] for row in found], kind)
+            for place, (name, kind) in enumerate(about.columns.items())
+        ]
+    )
 
 
 def _lines(path: Path, data: bytes, first: int, about: Format, faults: Faults) -> Iterator[tuple[int, list[Any]]]:
-    text = io.StringIO(data.decode("utf-8", errors="surrogateescape"), newline="")
+    text = io.StringIO(data.decode("utf-8", errors="surrogateescape"), newline="\n")
     quoting = csv.QUOTE_MINIMAL if about.quoted else csv.QUOTE_NONE
     reader = csv.reader(text, delimiter=about.separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
     while True:
@@ -134,21 +125,13 @@ def _row(parts: list[str], about: Format) -> list[Any] | str:
     for (name, kind), text in zip(about.columns.items(), [*parts, *[""] * missing], strict=True):
         if not text.isascii() and text.encode("utf-8", "surrogateescape") != text.encode("utf-8", "replace"):
             return f"column '{name}' is not valid UTF-8"
-        value = _value(text, kind)
-        if value is None and (name in about.required or text.strip()):
-            return f"column '{name}' is {text[:60]!r}, expected {NAMES[kind]}"
+        try:
+            value = _kinds.one(text, kind)
+        except ValueError:
+            value, fits = None, False
+        else:
+            fits = value is not None or name not in about.required
+        if not fits:
+            return f"column '{name}' is {text[:60]!r}, expected {_kinds.NAMES[kind]}"
         values.append(value)
     return values
-
-
-def _value(text: str, kind: Any) -> Any:
-    """The value that a text spells, None if it spells none."""
-    if kind == pl.String:
-        return text or None
-    if kind is _times.KIND:
-        return _times.one(text)
-    try:
-        value = int(text) if kind == pl.Int64 else float(text)
-    except ValueError:
-        return None
-    return value if abs(value) < _times.LARGEST else None  # false for NaN too

@@ -18,6 +18,16 @@ class Faults:
     most: int | None = None
     rejected: list[dict[str, str | int]] = field(default_factory=list)
 
+    def summary(self) -> str:
+        """How many lines were rejected and where the first is, to end a message with; '' for none."""
+        if not self.rejected:
+            return ""
+        first, count = self.rejected[0], len(self.rejected)
+        return (
+            f" that can be read: {count:,} {'line was' if count == 1 else 'lines were'} rejected, the first "
+            f"{first['file']}:{first['line']}: {first['reason']}"
+        )
+
     def report(self, path: Path, line: int, reason: str, text: str = "") -> None:
         """A line (from 1) that cannot be used, and why."""
         if not self.skip:

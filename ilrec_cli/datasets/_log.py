@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 
 from ilrec_cli.datasets import _times
+from ilrec_cli.datasets._times import Clock
 from ilrec_cli.spill import Kept, Spill
 
-PART = 1 << 21  # interactions of a part
+PIECE = 1 << 21  # interactions of a part
 EMPTY: Any = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64, "rating": pl.Float32}
 
 
@@ -28,45 +29,38 @@ class Ids(NamedTuple):
 class Log:
     """Interactions with the columns user, item (codes), timestamp, rating and, where the source has one, split."""
 
-    def __init__(self, parts: list[Kept], users: Ids, items: Ids, *, fractions: bool, latest: int, split: bool):
-        self.users, self.items, self.has_split = users, items, split
-        self._parts, self._fractions, self._latest = parts, fractions, latest
+    def __init__(self, parts: list[Kept], users: Ids, items: Ids, clock: Clock, *, split: bool):
+        self.users, self.items, self.clock, self.has_split = users, items, clock, split
+        self._parts = parts
 
     def __len__(self) -> int:
         return int(self.users.counts.sum())
 
-    def ticks(self) -> int:
-        """Units a second of the times: microseconds where there were fractions, else by their size."""
-        return _times.ticks(self._latest, fractions=self._fractions)
-
     def take(self) -> Iterator[pl.DataFrame]:
         """The parts in order, each forgotten when it is given."""
         while self._parts:
-            yield _times.whole(self._parts.pop(0).take(), fractions=self._fractions)
+            yield self.clock.whole(self._parts.pop(0).take())
 
     def table(self) -> pl.DataFrame:
         """Everything in one table with ids as text and the place in the input, `row`: for small logs and tests."""
-        parts = [_times.whole(part.load(), fractions=self._fractions) for part in self._parts]
+        parts = [self.clock.whole(part.load()) for part in self._parts]
         every = pl.concat(parts).with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64))
         names = {name: ids.names.gather(every[name]) for name, ids in (("user", self.users), ("item", self.items))}
         return every.with_columns(**names)
 
 
 def interned(tables: Iterable[pl.DataFrame], spill: Spill, *, timed: bool = True) -> Log:
-    """A log from blocks with user, item (text), timestamp and rating; times are places in the input unless `timed`."""
+    """A log from blocks with user, item (text), perhaps rating and split, and timestamp unless times are places (not `timed`)."""
     users, items = _Interner(), _Interner()
     parts: list[Kept] = []
-    fractions, latest, rows, split = False, 0, 0, False
-    for block in _joined(tables):
+    seen, rows, split = _times.Seen(), 0, False
+    for block in _joined(tables, timed=timed):
         codes = {"user": users.codes(block["user"]), "item": items.codes(block["item"])}
         time = block["timestamp"] if timed else pl.Series(np.arange(rows, rows + len(block)))
-        if time.dtype.is_float():
-            fractions = True
-        else:
-            latest = max(latest, int(time.max() or 0))  # type: ignore[arg-type]
+        seen.add(time)
         parts.append(spill.keep(block.with_columns(timestamp=time, **codes)))
         split, rows = "split" in block.columns, rows + len(block)
-    return Log(parts, users.ids(), items.ids(), fractions=fractions, latest=latest, split=split)
+    return Log(parts, users.ids(), items.ids(), seen.clock(), split=split)
 
 
 class _Interner:
@@ -105,22 +99,24 @@ class _Interner:
             self._place = larger
 
 
-def _joined(tables: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Blocks of about `PART` rows; at least one, times of one type in each."""
+def _joined(tables: Iterable[pl.DataFrame], *, timed: bool) -> Iterator[pl.DataFrame]:
+    """Blocks of about `PIECE` rows; at least one, times of one type in each."""
     waiting: list[pl.DataFrame] = []
     rows, given = 0, False
     for table in tables:
         waiting.append(table)
         rows += len(table)
-        if rows >= PART:
-            yield _one(waiting)
+        if rows >= PIECE:
+            yield _one(waiting, timed=timed)
             waiting, rows, given = [], 0, True
     if waiting or not given:
-        yield _one(waiting or [pl.DataFrame(schema=EMPTY)])
+        yield _one(waiting or [pl.DataFrame(schema=EMPTY)], timed=timed)
 
 
-def _one(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    columns = [*EMPTY, *(["split"] if "split" in tables[0].columns else [])]
-    kind = pl.Float64 if any(table["timestamp"].dtype.is_float() for table in tables) else pl.Int64
-    typed = (pl.col("timestamp").cast(kind), pl.col("rating").cast(pl.Float32))
-    return pl.concat([table.select(columns).with_columns(typed) for table in tables], rechunk=True)
+def _one(tables: Sequence[pl.DataFrame], *, timed: bool) -> pl.DataFrame:
+    if timed and any(table["timestamp"].dtype.is_nested() for table in tables):
+        tables = [table.with_columns(_times.stamps(table["timestamp"])) for table in tables]
+    named = [name for name in (*EMPTY, "split") if name in tables[0].columns and (timed or name != "timestamp")]
+    every = pl.concat([table.select(named) for table in tables], rechunk=True)
+    rating = pl.col("rating") if "rating" in named else pl.lit(None)
+    return every.with_columns(rating=rating.cast(pl.Float32))

@@ -12,6 +12,7 @@ from ilrec_cli.datasets import _text
 from ilrec_cli.datasets._blocks import BLOCK_MB
 from ilrec_cli.datasets._faults import Faults
 from ilrec_cli.datasets._log import Log
+from ilrec_cli.datasets._times import Clock
 from ilrec_cli.spill import Spill
 
 ITEMS: dict[str, Any] = {"raw_id": pl.String, "source_id": pl.String, "title": pl.String, "description": pl.String,
@@ -29,6 +30,10 @@ class Raw(NamedTuple):
     items: pl.DataFrame
     ticks: int | None = 1
     candidates: pl.DataFrame | None = None
+
+    def clock(self) -> Clock | None:
+        """How numbers and dates become the log's times; None where it has none."""
+        return None if self.ticks is None else self.interactions.clock._replace(ticks=self.ticks)
 
 
 @dataclass(frozen=True)

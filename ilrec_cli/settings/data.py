@@ -47,7 +47,9 @@ class Preprocess(OnUsers):
     time_col: Annotated[str | None, "column of the time, in plain tables [order of rows]", DATA] = None
     rating_col: Annotated[str | None, "column of the rating, in plain tables", DATA] = None
     min_rating: Annotated[float | None, "drop interactions with a lower rating, and those without one", FILTER] = None
-    since: Annotated[str | None, "drop interactions before this date (2016-10-01) or time", FILTER] = None
+    since: Annotated[
+        str | None, "drop interactions before this date (2016-10-01) or time (in the unit of the log's file)", FILTER
+    ] = None
     until: Annotated[str | None, "drop interactions on and after this date or time", FILTER] = None
     repeats: Annotated[
         Literal["first", "keep"] | None, "repeated (user, item): keep the first only, or all [by source]", FILTER

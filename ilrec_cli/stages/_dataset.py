@@ -68,15 +68,13 @@ class Numbered(NamedTuple):
 def filtered(raw: Raw, config: Preprocess, settings: Settings, spill: Spill) -> Filtered:
     """Rating, dates, repeats, k-core; `UserError` where nothing is left, with the counts at every pass."""
     total = len(raw.interactions)
-    if not total:
-        raise UserError("the raw files hold no interaction")
     users, items = _partitions.ranks(raw.interactions.users), _partitions.ranks(raw.interactions.items)
-    sieve, once = Sieve(config, raw.ticks), settings["repeats"] == "first"
+    sieve, once = Sieve(config, raw.clock()), settings["repeats"] == "first"
     parts = list(_partitions.ordered(raw.interactions, users, items, sieve, spill, repeats=not once))
     dropped = sieve.dropped
     passed = total - sum(dropped.values())
     if not passed:
-        raise UserError(f"nothing is left: the filters dropped all {total:,} interactions ({_listed(dropped)})")
+        raise UserError(f"nothing is left: the filters dropped all {_counted(total)} ({_listed(dropped)})")
     passes: list[sequences.Counts] = []
     rows: list[sequences.Rows] = []
     codes = [part.codes for part in parts]
@@ -92,8 +90,12 @@ def filtered(raw: Raw, config: Preprocess, settings: Settings, spill: Spill) -> 
     return Filtered(parts, users.names, items.names, dropped, passes)
 
 
+def _counted(interactions: int) -> str:
+    return f"{interactions:,} interaction{'s' * (interactions != 1)}"
+
+
 def _empty_core(settings: Settings, passes: list[sequences.Counts]) -> str:
-    listed = "; ".join(f"{users:,} users, {items:,} items, {count:,} interactions" for users, items, count in passes)
+    listed = "; ".join(f"{users:,} users, {items:,} items, {_counted(count)}" for users, items, count in passes)
     core = f"user_k {settings['user_k']}, item_k {settings['item_k']}"
     return f"nothing is left after the k-core ({core}). Pass by pass: {listed}. Lower --user-k or --item-k"
 

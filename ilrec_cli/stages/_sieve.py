@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from datetime import datetime
 
 import polars as pl
 
+from ilrec_cli.datasets import _times
+from ilrec_cli.datasets._times import Clock
 from ilrec_cli.errors import UserError
 from ilrec_cli.settings import Preprocess
+
+LONG_AGO = 10**8  # no log in seconds ends before: its numbers are no times but places
 
 
 class Sieve:
     """Drops interactions by rating and date, and counts them."""
 
-    def __init__(self, config: Preprocess, ticks: int | None):
+    def __init__(self, config: Preprocess, clock: Clock | None):
         self.dropped: dict[str, int] = {}
         self._tests: list[tuple[str, pl.Expr]] = []
         rating, time = pl.col("rating"), pl.col("timestamp")
         if config.min_rating is not None:
             self._add(f"a rating below {config.min_rating:g}, or none", rating >= config.min_rating, "with")
         if config.since is not None:
-            self._add(config.since, time >= moment(config.since, "--since", ticks), "before")
+            self._add(config.since, time >= moment(config.since, "--since", clock), "before")
         if config.until is not None:
-            self._add(f"{config.until} on", time < moment(config.until, "--until", ticks), "from")
+            self._add(f"{config.until} on", time < moment(config.until, "--until", clock), "from")
 
     def __call__(self, table: pl.DataFrame) -> pl.DataFrame:
         for what, test in self._tests:
@@ -41,19 +46,26 @@ def check_moments(config: Preprocess) -> None:
     for flag, texts in (("--since", [config.since]), ("--until", [config.until]), ("--split-at", config.split_at)):
         for text in texts:
             if text is not None:
-                moment(text, flag, 1)
+                moment(text, flag, Clock(1))
 
 
-def moment(text: str, flag: str, ticks: int | None) -> int:
-    """A date, or a time in the log's own unit, as the log's unit (`ticks` a second, UTC)."""
-    if ticks is None:
+def moment(text: str, flag: str, clock: Clock | None) -> int:
+    """A date (UTC), or a number in the unit of the log's own numbers, as the first tick that is not before it."""
+    if clock is None:
         raise UserError(f"{flag}: these data have no times, only the order of each user's interactions")
+    stamp = _times.one(text)
+    if stamp is None:
+        raise UserError(f"{flag} is '{text}', expected a date such as 2016-10-01 or a number")
+    if not stamp.date and clock.latest > LONG_AGO and (date := _date(text)):
+        raise UserError(f"{flag} is '{text}', which is a number in the log's unit; for the date write {date}")
+    return clock.at_or_after(stamp)
+
+
+def _date(text: str) -> str | None:
+    """What a number such as 2016 or 20160101 looks like, None if it looks like no date."""
+    if not re.fullmatch(r"(19|20)[0-9]{2}([0-9]{4})?", text):
+        return None
     try:
-        return int(text)
+        return datetime.strptime(f"{text}0101"[:8], "%Y%m%d").date().isoformat()
     except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UserError(f"{flag} is '{text}', expected a date such as 2016-10-01 or a number") from error
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * ticks)
+        return None

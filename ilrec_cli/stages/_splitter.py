@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from ilrec_cli import splits
+from ilrec_cli.datasets._times import Clock
 from ilrec_cli.errors import UserError
 from ilrec_cli.settings import Preprocess
 from ilrec_cli.stages._dataset import Block, Numbered, Settings
@@ -16,7 +17,7 @@ from ilrec_cli.stages._sieve import moment
 class Splitter:
     """The rule of the split, applied to one block of users after another."""
 
-    def __init__(self, made: Numbered, config: Preprocess, settings: Settings, ticks: int | None, *, published: bool):
+    def __init__(self, made: Numbered, config: Preprocess, settings: Settings, clock: Clock | None, *, published: bool):
         self.rule: dict[str, Any] = {"rule": settings["split"]}
         self._bounds: tuple[int, int] = (0, 0)
         self._names = made.users["raw_id"]
@@ -26,7 +27,7 @@ class Splitter:
             self.rule["ratio"] = list(config.split_ratio)
         self._ratio: tuple[float, float, float] = config.split_ratio  # type: ignore[assignment]
         if settings["split"] == "time":
-            self._bounds = _bounds(made, config, ticks, self._ratio)
+            self._bounds = _bounds(made, config, clock, self._ratio)
             self.rule |= dict(zip(("valid_from", "test_from"), self._bounds, strict=True))
 
     def __call__(self, block: Block) -> splits.Splits:
@@ -42,14 +43,14 @@ class Splitter:
 
 
 def _bounds(
-    made: Numbered, config: Preprocess, ticks: int | None, ratio: tuple[float, float, float]
+    made: Numbered, config: Preprocess, clock: Clock | None, ratio: tuple[float, float, float]
 ) -> tuple[int, int]:
     """The times at which validation and test begin."""
-    if ticks is None:
+    if clock is None:
         raise UserError("--split time: these data have no times, only the order of each user's interactions")
     if not config.split_at:
         return splits.times_by_ratio(made.times, ratio)
-    valid_from, test_from = (moment(text, "--split-at", ticks) for text in config.split_at)
+    valid_from, test_from = (moment(text, "--split-at", clock) for text in config.split_at)
     if valid_from > test_from:
         raise UserError(
             f"--split-at is {','.join(config.split_at)}, expected the start of validation before that of test"

@@ -29,12 +29,15 @@ class Totals:
         self.per_split = np.zeros(len(splits.NAMES), dtype=np.int64)
         self.train_from: list[np.ndarray] = []
         self.train_to: list[np.ndarray] = []
-        self.last_event: list[np.ndarray] = []  # -1: the user has none
+        self.last_event: list[np.ndarray] = []  # -1: the user has none, or it is for training
+        self.last_item: list[np.ndarray] = []
 
     def add(self, block: Block, split: splits.Splits) -> None:
         last = np.full(len(block.lengths), -1, dtype=np.int64)
-        np.maximum.at(last, split.user, self.events + np.arange(len(split.user)))
+        held_out = split.split != splits.TRAIN
+        np.maximum.at(last, split.user[held_out], self.events + np.flatnonzero(held_out))
         self.last_event.append(last)
+        self.last_item.append(block.table["item"].to_numpy()[np.cumsum(block.lengths) - 1])
         self.train_from.append(split.train_from)
         self.train_to.append(split.train_to)
         self.per_split += np.bincount(split.split, minlength=len(splits.NAMES))
@@ -45,8 +48,9 @@ class Totals:
 
 def write(
     folder: Path, made: Numbered, splitter: Splitter, offered: pl.DataFrame | None, config: Preprocess
-) -> dict[str, Any]:
-    """Write all tables; the statistics. `offered`: candidate sets that the source publishes."""
+) -> tuple[dict[str, Any], int]:
+    """Write all tables; the statistics, and how many of the candidate sets that the source publishes (`offered`) fit no
+    held-out target."""
     totals = Totals()
     rng = np.random.default_rng([config.seed, 1])  # a stream of its own: other draws do not move it
     drawn = offered is None and config.candidates > 0
@@ -61,13 +65,16 @@ def write(
             if drawn:
                 add["candidates"](_drawn_sets(block, split, totals.events, config.candidates, len(made.items), rng))
             totals.add(block, split)
+    misfits = 0
     if offered is not None:
-        artifacts.write_table(folder, "candidates", _published_sets(made, np.concatenate(totals.last_event), offered))
+        sets, misfits = _published_sets(made, totals, offered)
+        if sets is not None:
+            artifacts.write_table(folder, "candidates", sets)
     people = {name: made.users[name].to_arrow() for name in made.users.columns}
     places = {"train_from": np.concatenate(totals.train_from), "train_to": np.concatenate(totals.train_to)}
     artifacts.write_table(folder, "users", {**people, **places})
     artifacts.write_table(folder, "items", {name: made.items[name].to_arrow() for name in made.items.columns})
-    return _statistics(made, totals)
+    return _statistics(made, totals), misfits
 
 
 def _statistics(made: Numbered, totals: Totals) -> dict[str, Any]:
@@ -113,15 +120,26 @@ def _drawn_sets(
     return _set_rows(first_event + held_out, sets)
 
 
-def _published_sets(made: Numbered, last_event: np.ndarray, offered: pl.DataFrame) -> dict[str, Any]:
-    """Candidates as the source gives them, one set for the last event of each of its users."""
-    events = made.users.with_columns(event=pl.Series(last_event)).filter(pl.col("event") >= 0)
+def _published_sets(made: Numbered, totals: Totals, offered: pl.DataFrame) -> tuple[dict[str, Any] | None, int]:
+    """Candidates as the source gives them for the last event of each of its users, where that event is held out and its
+    target among them; None if no set is left. And how many fit no such event."""
+    events = made.users.select(
+        pl.col("raw_id").alias("user"),
+        event=np.concatenate(totals.last_event),
+        target=np.concatenate(totals.last_item).astype(np.int32),
+    )
     numbers = made.items.select(pl.col("raw_id").alias("items"), "item")
-    table = offered.join(events, left_on="user", right_on="raw_id", how="inner", maintain_order="left").sort("event")
-    if table["items"].list.len().n_unique() != 1:
+    long = offered.join(events.filter(pl.col("event") >= 0), on="user", how="inner").explode("items")
+    named = long.join(numbers, on="items", how="left", maintain_order="left")
+    sets = named.group_by("event", maintain_order=True).agg("item", pl.col("target").first())
+    table = sets.filter(pl.col("item").list.contains(pl.col("target"))).sort("event")
+    misfits = len(offered) - len(table)
+    if not len(table):
+        return None, misfits
+    if table["item"].list.len().n_unique() != 1:
         raise UserError("the source's candidate lists differ in length; they must all have as many names")
-    long = table.explode("items").join(numbers, on="items", how="left", maintain_order="left")
-    return _set_rows(table["event"].to_numpy(), long["item"].to_numpy().reshape(len(table), -1))
+    items = table["item"].explode().to_numpy().reshape(len(table), -1)
+    return _set_rows(table["event"].to_numpy(), items), misfits
 
 
 def _set_rows(event_E: np.ndarray, sets_EC: np.ndarray) -> dict[str, Any]:

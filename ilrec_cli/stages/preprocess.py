@@ -12,7 +12,7 @@ from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.datasets import _names
 from ilrec_cli.datasets._faults import Faults
-from ilrec_cli.datasets._raw import Reading
+from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 from ilrec_cli.settings import Preprocess
 from ilrec_cli.spill import Spill
@@ -39,14 +39,16 @@ def _run(config: Preprocess, target: Path, spill: Spill) -> dict[str, Any]:
     raw = plugins.part(source, "load").load(raw_dir, config.dataset, options, reading)
     if settings["split"] is None:
         settings["split"] = "given" if raw.interactions.has_split else "leave-one-out"
+    if not len(raw.interactions):
+        raise UserError(f"the raw files hold no interaction{faults.summary()}")
     found = _dataset.filtered(raw, config, settings, spill)
     _dataset.limit_users(found, config)
     made = _dataset.numbered(found, raw)
-    splitter = Splitter(made, config, settings, raw.ticks, published=raw.interactions.has_split)
+    splitter = Splitter(made, config, settings, raw.clock(), published=raw.interactions.has_split)
     recorded = {**configs.as_dict(config, control=False), **settings, "options": configs.as_dict(options)}
     before = artifacts.read_manifest(target)["digest"] if artifacts.exists(target) else None
     with artifacts.create(target, kind="data", config=recorded, seed=config.seed, parents={}) as folder:
-        statistics = _tables.write(folder, made, splitter, raw.candidates, config)
+        statistics, misfits = _tables.write(folder, made, splitter, raw.candidates, config)
         if faults.rejected:
             artifacts.write_text(folder / "rejected.jsonl", "".join(json.dumps(row) + "\n" for row in faults.rejected))
         card: dict[str, Any] = {
@@ -62,15 +64,28 @@ def _run(config: Preprocess, target: Path, spill: Spill) -> dict[str, Any]:
             "while_reading": dict(sorted(reading.counts.items())),
             "passes": found.passes,
         }
+        if misfits:
+            card["dropped"]["published candidate sets that fit no held-out target"] = misfits
         card["published"] = _published(config, statistics)
         artifacts.write_json(folder / "card.json", card)
     if spill.written:
         console.detail(f"{spill.written >> 20:,} MiB of interactions waited in files (--memory-mb {config.memory_mb})")
+    _say_candidates(config, raw, misfits, console)
     digest = artifacts.read(target, "data").digest
     _print(console, card, target, config)
     if before not in (None, digest):
         _warn_dependents(config, digest, console)
     return {"path": str(target), "digest": digest, **statistics}
+
+
+def _say_candidates(config: Preprocess, raw: Raw, misfits: int, console: Console) -> None:
+    """Warn where the candidate sets are others than were asked for, or none."""
+    if raw.candidates is None:
+        return
+    if misfits == len(raw.candidates):
+        console.warn("no candidates.parquet: none of the published candidate sets fits a held-out target")
+    elif config.candidates:
+        console.warn(f"--candidates {config.candidates} draws none: this source publishes its own sets, which are used")
 
 
 def _warn_dependents(config: Preprocess, digest: str, console: Console) -> None:

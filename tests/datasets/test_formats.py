@@ -5,12 +5,15 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from test_sources import REVIEWS, SOURCES, candidates, lines, load, load_raw, minionerec, recbole, table
 
+from ilrec_cli import artifacts
 from ilrec_cli.datasets._faults import Faults
 from ilrec_cli.errors import UserError
 
@@ -107,6 +110,36 @@ def test_candidate_rows_are_users_with_one_target(tmp_path: Path) -> None:
     assert set(raw.items["raw_id"]) == {"Boris", "Fever Ray", "Otis", "Hope", "Anna"}
     assert raw.candidates is not None
     assert raw.candidates["items"].to_list()[0] == ["Otis", "Hope", "Anna"]
+
+
+def test_published_sets_stand_with_held_out_targets_that_they_hold(tmp_path: Path, ilrec: Callable[..., Any]) -> None:
+    """Hope goes with the k-core, so that its users' last events have other targets than their sets were made for."""
+    raw = tmp_path / "raw"
+    candidates(raw)
+    targets = {"train": ["Otis", "Otis"], "val": ["Otis", "Hope"], "test": ["Anna", "Anna", "Otis"]}
+    for split, chosen in targets.items():
+        found = [{"historyList": "Boris::Ray::Otis::Anna", "itemList": ["Otis", "Hope", "Anna"], "trueSelection": name}
+                 for name in chosen]  # fmt: skip
+        (raw / f"Toys-{split}.json").write_text(json.dumps(found))
+    flags = ["preprocess", "--dataset", "toys", "--work", tmp_path, "--raw-dir", raw, "--repeats", "keep"]
+    done = ilrec(*flags, "--item-k", 2, "--candidates", 5, "--split", "given")
+    assert done.code == 0, done.err
+    assert "publishes its own sets" in done.err
+    data = artifacts.read(tmp_path / "toys" / "data", "data")
+    names = data.table("items")["raw_id"].to_pylist()
+    sequences = data.table("sequences")["items"].to_pylist()
+    events = {row["event"]: row for row in data.table("splits").to_pylist()}
+    sets = data.table("candidates").to_pylist()
+    assert len(sets) == 4, "one of validation, three of test"
+    for row in sets:
+        event = events[row["event"]]
+        assert event["split"] != "train"
+        assert sequences[event["user"]][event["end"]] in row["items"]
+        assert [names[item] for item in row["items"]] == ["Otis", "Hope", "Anna"]
+    assert data.json("card.json")["dropped"]["published candidate sets that fit no held-out target"] == 3
+    done = ilrec(*flags, "--split", "ratio", "--split-ratio", "1,0,0", "--item-k", 0)
+    assert "no candidates.parquet" in done.err
+    assert not (data.path / "candidates.parquet").exists()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "csv.gz"])

@@ -206,23 +206,20 @@ def test_reasons_are_the_same_every_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("rating", ["good", "bad"], None),
-        ("time", ["soon", "later"], "is no number and no date"),
+        ("rating", ["good", "bad"], "row 1: column 'rating' is 'good', expected a number"),
+        ("time", ["soon", "later"], "is 'soon', expected a number or a date"),
         ("time", [[1], [2]], "holds List"),
         ("item", [["a"], ["b"]], "holds List"),
-        ("user", [None, "u"], "row 1: column 'user' is empty"),
-        ("time", [2**64 - 1, 2**64 - 1], "row 1: column 'time' is empty or of another type"),
+        ("user", [None, "u"], "row 1: column 'user' is None, expected text"),
+        ("time", [2**64 - 1, 2**64 - 1], "row 1: column 'time' is 18446744073709551615, expected"),
     ],
 )
-def test_odd_columns_of_parquet(column: str, values: list[object], message: str | None, tmp_path: Path) -> None:
+def test_odd_columns_of_parquet(column: str, values: list[object], message: str, tmp_path: Path) -> None:
     table = {"user": ["u", "u"], "item": ["a", "b"], "time": [1, 2], "rating": [1.0, 2.0]} | {column: values}
     overrides = {"time": pl.UInt64} if values[0] == 2**64 - 1 else {}
     pl.DataFrame(table, schema_overrides=overrides).write_parquet(tmp_path / "log.parquet")
-    if message is None:  # ratings are optional
-        assert load("table", tmp_path)[0]["rating"].to_list() == [None, None]
-    else:
-        with pytest.raises(UserError, match=message.replace("(", r"\(")):
-            load("table", tmp_path)
+    with pytest.raises(UserError, match=message):
+        load("table", tmp_path)
 
 
 def test_dates_of_parquet_are_seconds(tmp_path: Path) -> None:

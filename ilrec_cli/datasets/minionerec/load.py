@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _chains, _csv_lines, _files, _log, _raw, _times, minionerec
+from ilrec_cli.datasets import _chains, _csv_lines, _files, _kinds, _log, _raw, minionerec
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 
@@ -53,7 +52,7 @@ def load(folder: Path, dataset: str, config: minionerec.Config, reading: Reading
     )
     first = described.unique("raw_id", keep="first", maintain_order=True)  # every row names its items again
     text = _raw.described(first, {name: name for name in ITEM}, log.items.names, reading)
-    return Raw(log, text, log.ticks() if timed else None)
+    return Raw(log, text, log.clock.ticks if timed else None)
 
 
 def _by_time(events: list[Row]) -> pl.DataFrame:
@@ -116,12 +115,12 @@ def _id(value: Any) -> str:
 
 def _number(value: Any) -> float:
     try:
-        found = float(value)
-    except (TypeError, ValueError, OverflowError):
-        found = math.inf
-    if not abs(found) < _times.LARGEST:
+        found = _kinds.one(value, pl.Float64)
+    except ValueError:
+        found = None
+    if found is None:
         raise ValueError(f"{str(value)[:60]!r} is no number")
-    return found
+    return float(found)
 
 
 def _list(row: Row, name: str) -> list[Any]:

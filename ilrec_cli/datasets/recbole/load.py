@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _chains, _csv_lines, _files, _log, _raw, _times, recbole
+from ilrec_cli.datasets import _chains, _csv_lines, _files, _kinds, _log, _raw, recbole
 from ilrec_cli.datasets._log import Log
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
@@ -56,10 +56,8 @@ def _timed(
     """The log, and its ticks: None where no file has a time, so that the order of rows counts."""
     timed = _all_have(config.time_field, paths)
     plain = (part.drop("history", strict=False) for part in parts)
-    if not timed:
-        plain = (part.with_columns(timestamp=pl.lit(0, dtype=pl.Int64)) for part in plain)
     log = _log.interned(plain, reading.spill, timed=timed)
-    return log, log.ticks() if timed else None
+    return log, log.clock.ticks if timed else None
 
 
 def _all_have(field: str, paths: list[Path]) -> bool:
@@ -81,7 +79,7 @@ def _rows(path: Path, config: recbole.Config, reading: Reading, split: str | Non
     for field in (config.user_field, config.item_field):
         if field not in columns:
             raise UserError(f"{path}:1: no field '{field}'; there are {', '.join(columns)}")
-    kinds: dict[str, Any] = {"timestamp": _times.KIND, "rating": pl.Float64}
+    kinds: dict[str, Any] = {"timestamp": _kinds.TIME, "rating": pl.Float64}
     schema = {name: kinds.get(names.get(name, ""), pl.String) for name in columns}
     required = tuple(name for name in columns if names.get(name) in ("user", "item", "timestamp"))
     about = _csv_lines.Format("\t", schema, required, header=True, quoted=False)

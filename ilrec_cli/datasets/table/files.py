@@ -8,9 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from ilrec_cli.datasets import _csv_lines, _files, _json_lines, _times, table
+from ilrec_cli.datasets import _csv_lines, _files, _json_lines, _kinds, _times, table
 from ilrec_cli.datasets._raw import Reading
 from ilrec_cli.errors import UserError
 
@@ -60,50 +61,42 @@ def _parquet_tables(
     first = 1
     for batch in _parquet(path).iter_batches(batch_size=ROWS, columns=list(kinds)):
         part = pl.DataFrame(pl.from_arrow(batch))
-        made = part.select(_column(path, part[name], kind) for name, kind in kinds.items())
-        yield _with_times(path, _complete(path, made, required, reading, first), kinds, reading, first)
+        made = pl.DataFrame([_column(path, part[name], kind) for name, kind in kinds.items()])
+        good = pl.Series(np.ones(len(part), dtype=bool))
+        for name, kind in kinds.items():
+            empty = part[name].is_null() | (part[name].cast(pl.String).str.strip_chars() == "").fill_null(False)
+            bad = _bad(made[name], empty, name in required)
+            for row in (bad & good).arg_true():
+                reason = f"row {first + row}: column '{name}' is {part[name][row]!r}, expected {_kinds.NAMES[kind]}"
+                reading.faults.report(path, first + row, reason, str(part.row(row)))
+            good &= ~bad
+        yield made.filter(good)
         first += len(part)
 
 
+def _bad(made: pl.Series, empty: pl.Series, required: bool) -> pl.Series:
+    """Whether a value is a misfit, or nothing where something is required."""
+    return (made.is_null() & ~empty) | (empty if required else False)
+
+
 def _column(path: Path, values: pl.Series, kind: Any) -> pl.Series:
-    """A column in the type that its role asks for; nothing where a value does not fit."""
+    """A column in its kind; nothing where a value does not fit."""
     type_ = values.dtype
-    if type_.is_nested() or type_ in (pl.Binary, pl.Time, pl.Duration, pl.Object):
-        raise UserError(f"{path}: column '{values.name}' holds {type_}, expected numbers or text")
-    if kind is _times.KIND and type_ in (pl.Date, pl.Datetime):
-        micro = values.cast(pl.Datetime("us")).dt.epoch("us")
-        return (micro // 10**6 if not (micro % 10**6 != 0).any() else micro / 10**6).alias(values.name)
-    if kind is _times.KIND:
-        return (
-            values.cast(pl.String)
-            if not type_.is_numeric()
-            else values.cast(pl.Float64 if type_.is_float() else pl.Int64, strict=False)
-        )
-    return values.cast(kind, strict=False)
-
-
-def _complete(path: Path, part: pl.DataFrame, required: tuple[str, ...], reading: Reading, first: int) -> pl.DataFrame:
-    """The rows with all that is required; others are faults, by their number."""
-    for name in required:
-        empty = part[name].is_null() | (part[name].cast(pl.String) == "")
-        for row in empty.arg_true():
-            reading.faults.report(
-                path, first + row, f"row {first + row}: column '{name}' is empty or of another type", str(part.row(row))
-            )
-        part = part.filter(~empty)
-    return part
-
-
-def _with_times(path: Path, part: pl.DataFrame, kinds: dict[str, Any], reading: Reading, first: int) -> pl.DataFrame:
-    """Text columns of times as numbers; rows whose time is none are faults."""
-    for name in (name for name, kind in kinds.items() if kind is _times.KIND and part[name].dtype == pl.String):
-        time = _times.parsed(part[name]).alias(name)
-        for row in time.is_null().arg_true():
-            reading.faults.report(
-                path, first + row, f"'{part[name][row]}' in '{name}' is no number and no date", str(part.row(row))
-            )
-        part = part.with_columns(time).filter(time.is_not_null())
-    return part
+    number = kind not in (pl.String, _kinds.SPLIT)
+    dated = type_ in (pl.Date, pl.Datetime)
+    misfit = type_.is_nested() or type_ in (pl.Binary, pl.Time, pl.Duration, pl.Object)
+    if misfit or (number and (type_ == pl.Boolean or (dated and kind is not _kinds.TIME))):
+        raise UserError(f"{path}: column '{values.name}' holds {type_}, expected {_kinds.NAMES[kind]}")
+    if kind is _kinds.TIME and dated:
+        return _times.from_dates(values)
+    if type_.is_float() and kind is _kinds.TIME:
+        return _times.from_floats(values.cast(pl.Float64))
+    if type_.is_numeric() and kind == pl.Float64:
+        found = values.cast(pl.Float64)
+        return found.set(~_kinds.sound(found), None)
+    if type_.is_integer() and kind is _kinds.TIME:
+        return values.cast(pl.Int64, strict=False)
+    return _kinds.from_texts(values.cast(pl.String), kind)
 
 
 def _is_parquet(path: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from ilrec_cli.datasets import _files, _log, _raw, _times, table
+from ilrec_cli.datasets import _files, _kinds, _log, _raw, table
 from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.datasets.table import files
 from ilrec_cli.errors import UserError, nearest
@@ -16,9 +16,9 @@ FLAGS = {"user": "user_col", "item": "item_col", "timestamp": "time_col", "ratin
 KINDS: dict[str, Any] = {
     "user": pl.String,
     "item": pl.String,
-    "timestamp": _times.KIND,
+    "timestamp": _kinds.TIME,
     "rating": pl.Float64,
-    "split": pl.String,
+    "split": _kinds.SPLIT,
 }
 REQUIRED = ("user", "item", "timestamp")
 TEXT = ("title", "description", "brand", "categories")
@@ -35,10 +35,10 @@ def load(folder: Path, dataset: str, config: table.Config, reading: Reading) -> 
     required = tuple(name for name, role in roles.items() if role in REQUIRED)
     kinds = {name: KINDS[role] for name, role in roles.items()}
     timed = chosen["timestamp"] is not None
-    parts = (_filled(part.rename(roles)) for part in files.tables(path, kinds, required, reading))
+    parts = (part.rename(roles) for part in files.tables(path, kinds, required, reading))
     log = _log.interned(parts, reading.spill, timed=timed)
     items = _items(config.items or _beside(path), config, chosen["item"] or "", log.items.names, reading)
-    return Raw(log, items, log.ticks() if timed else None)
+    return Raw(log, items, log.clock.ticks if timed else None)
 
 
 def _choose(path: Path, names: list[str], role: str, asked: str | None) -> str | None:
@@ -56,11 +56,6 @@ def _choose(path: Path, names: list[str], role: str, asked: str | None) -> str |
     if not found and role in ("user", "item"):
         raise UserError(f"{path}: no column is known as the {role}; name it with {flag}. There are {', '.join(names)}")
     return found[0] if found else None
-
-
-def _filled(part: pl.DataFrame) -> pl.DataFrame:
-    absent = {"timestamp": pl.lit(0, dtype=pl.Int64), "rating": pl.lit(None, dtype=pl.Float64)}
-    return part.with_columns(**{name: value for name, value in absent.items() if name not in part.columns})
 
 
 def _beside(path: Path) -> Path | None:
