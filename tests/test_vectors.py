@@ -17,7 +17,7 @@ from ilrec_cli import artifacts
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import embed, tokenizer
-from ilrec_cli.stages import _text_vectors, _vectors
+from ilrec_cli.stages import _ids_folder, _text_vectors, _vectors
 
 Run = Callable[..., Finished]
 CODES = ("-o", "codes=16")
@@ -84,8 +84,10 @@ def test_separate_fields_are_averaged(own_world: Path, encoder: Path, ilrec: Run
     assert abs(found - joined).max() > 0.01
 
 
-def test_a_killed_encode_goes_on_and_leaves_nothing_behind(
-    own_world: Path, encoder: Path, ilrec: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_encode_that_was_stopped_goes_on_and_leaves_nothing_behind(
+    flags: list[str], killed: bool, own_world: Path, encoder: Path, ilrec: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = vectors_of(build(ilrec, own_world, "straight", "--encoder", encoder))
     real, calls = embed._Encoder.pool, []
@@ -98,17 +100,38 @@ def test_a_killed_encode_goes_on_and_leaves_nothing_behind(
 
     monkeypatch.setattr(embed._Encoder, "pool", stops)
     arguments = ["build-ids", *common(own_world), "--name", "stopped", *CODES, "--encoder", encoder]
-    assert ilrec(*arguments).code != 0
+    with monkeypatch.context() as patch:
+        if killed:  # the folder of the build stays as it is
+            patch.setattr(_ids_folder, "_remove", lambda folder, made: None)
+        stopped = ilrec(*arguments)
+    assert stopped.code == 130
+    assert "Go on with --resume" in stopped.out
     assert list((own_world / "toy" / "ids").glob(".vectors-*/*.safetensors"))
+    if killed:
+        line = ilrec(*arguments, "-o", "codes=4", "--resume").one_line()
+        assert "--resume: -o codes is 4, the checkpoint has" in line
     monkeypatch.setattr(embed._Encoder, "pool", lambda self, tokens: calls.append(1) or real(self, tokens))
     calls.clear()
-    assert ilrec(*arguments).code == 0
+    assert ilrec(*arguments, *flags).code == 0
     batches = -(
         -len(set(_text_vectors.item_texts(items_of(own_world), ("title", "brand", "categories", "description")))) // 64
     )
     assert len(calls) == batches - 2
     assert np.array_equal(vectors_of(artifacts.read(own_world / "toy" / "ids" / "stopped", "ids")), expected)
     assert [path.name for path in (own_world / "toy" / "ids").glob(".*")] == []
+
+
+def test_two_builds_of_the_same_texts_do_not_remove_each_others_vectors(tmp_path: Path) -> None:
+    """What one has finished stays while another reads it; that one removes it."""
+    scratch = tmp_path / ".vectors-key"
+    with _text_vectors._alone(scratch, Console(quiet=True)):
+        (scratch / "0.safetensors").write_bytes(b"kept")
+        first = _text_vectors.Encoded(np.zeros((1, 1)), scratch=scratch)
+        first.forget()
+        assert (scratch / "0.safetensors").is_file()
+    first.forget()
+    assert not scratch.exists()
+    first.forget()
 
 
 # -- later items --------------------------------------------------------------------------------------------------------

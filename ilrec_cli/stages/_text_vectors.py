@@ -6,6 +6,8 @@ Shapes: I items, D dimensions, F texts of all items one after another, P probes.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ilrec_cli import artifacts, devices
+from ilrec_cli import artifacts, devices, folders
 from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
@@ -21,6 +23,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.settings import Encoding
 
 STATE, ARRAYS = "encoder.json", "encoder.safetensors"
+KEPT = ".vectors-"  # + a key: the folder of what an encoder that was stopped had done
 FIELDS = ("title", "description", "brand", "categories")
 PROBES = 4  # items whose texts are kept, to tell whether an encoder is still the one that was used
 PROBE_COSINE = 0.99  # number formats and devices differ by less, models by more
@@ -47,7 +50,14 @@ class Encoded:
     def forget(self) -> None:
         """Remove what was kept for going on after a stop; call it when the artifact is finished."""
         if self.scratch is not None:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            with suppress(OSError), folders.locked(self.scratch, wait=False) as free:
+                if free:  # else another build of the same texts is at work there, and removes it
+                    shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def are_kept(home: Path) -> bool:
+    """Whether vectors of a build that was stopped are there."""
+    return any(home.glob(f"{KEPT}*"))
 
 
 def encode(config: Encoding, items: pa.Table, data: Path, home: Path, console: Console) -> Encoded:
@@ -68,13 +78,31 @@ def encode(config: Encoding, items: pa.Table, data: Path, home: Path, console: C
     recorded = configs.as_dict(config)
     texts = _texts_of(recorded, items)
     settings = _model_settings(recorded, config.batch_size, config.device)
-    scratch = home / f".vectors-{_work_key(texts, settings)}"
-    vector_ID = _fields_pooled(texts, settings, console, scratch)
+    scratch = home / f"{KEPT}{_work_key(texts, settings)}"
+    with _alone(scratch, console):
+        vector_ID = _fields_pooled(texts, settings, console, scratch)
     probes = [
         {"row": row, "texts": texts[row]}
         for row in np.flatnonzero([bool(any(each)) for each in texts])[:PROBES].tolist()
     ]
     return Encoded(vector_ID, {"kind": "model", "probes": probes}, scratch=scratch)
+
+
+@contextmanager
+def _alone(scratch: Path, console: Console) -> Iterator[None]:
+    """Encode into a folder alone: another build of the same texts waits, and then finds the vectors made."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        with folders.locked(scratch, wait=False) as free:
+            if free:
+                yield
+                return
+        console.say("Another build encodes the same texts: waiting for its vectors")
+        with folders.locked(scratch, wait=True):
+            yield
+    finally:
+        with suppress(OSError):  # there is something in it
+            scratch.rmdir()
 
 
 def encode_later(items: pa.Table, ids: Artifact, console: Console, *, device: str, batch_size: int) -> np.ndarray:

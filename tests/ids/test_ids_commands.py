@@ -131,7 +131,8 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_goes_on(
     line = ilrec(*common).one_line()
     assert "--resume" in line
     assert "--overwrite" in line
-    assert "begun with another options" in ilrec(*common[:-2], "-o", "codes=4", "--resume").one_line()
+    line = ilrec(*common[:-2], "-o", "codes=4", "--resume").one_line()
+    assert "--resume: -o codes is 4, the checkpoint has 8" in line
     with monkeypatch.context() as patch:
         seen = stopping(patch, None)
         assert ilrec(*common, "--resume").code == 0
