@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -153,17 +154,23 @@ def test_later_items_with_the_text_of_old_ones_get_their_vectors(
         np.testing.assert_allclose(found, vectors_of(ids)[[9, 2, 40]], atol=3e-6)
 
 
+@pytest.mark.parametrize("extended", [False, True])
 def test_later_items_are_refused_by_another_encoder_of_the_same_name(
-    own_world: Path, encoder: Path, ilrec: Run
+    extended: bool, own_world: Path, encoder: Path, ilrec: Run
 ) -> None:
+    """Also where newer data lack every item that it was to be recognised by."""
     from transformers import BertModel
 
     ids = build(ilrec, own_world, "first", "--encoder", encoder)
+    if extended:
+        (ids.path / "later").mkdir()
+        _text_vectors.extended(ids, vectors_of(ids)[20:]).write(ids.path / "later")
+        ids = dataclasses.replace(ids, path=ids.path / "later")
     model = BertModel.from_pretrained(encoder)
     torch.manual_seed(1)
     torch.nn.init.normal_(model.embeddings.word_embeddings.weight)
     model.save_pretrained(encoder)
-    with pytest.raises(UserError, match="is not the one that 'first' was made with"):
+    with pytest.raises(UserError, match="is not the one that '(first|later)' was made with"):
         _vectors.encode_later(items_of(own_world).take([0]), ids, Console(quiet=True))
 
 
@@ -272,6 +279,7 @@ BAD = {
     "rubbish": (lambda folder, n: (folder / "v.npy").write_bytes(b"rubbish") and folder / "v.npy", "no array of numbers"),
     "cut": (lambda folder, n: cut(write(folder, np.ones((n, 3)))), "no array of numbers"),
     "suffix": (lambda folder, n: write(folder, np.ones((n, 3)), "v.npy").rename(folder / "v.bin"), "expected a .npy"),
+    "empty": (lambda folder, n: (folder / "v.npy").touch() or folder / "v.npy", "the file is empty"),
     "missing": (lambda folder, n: folder / "nothing.npy", "cannot be read (No such file or directory)"),
     "header": (lambda folder, n: broken(folder / "v.safetensors"), "no safetensors file"),
 }  # fmt: skip
@@ -296,6 +304,7 @@ def test_files_of_no_use_are_refused_in_one_line(own_world: Path, tmp_path: Path
         folder.mkdir()
         line = ilrec("build-ids", *common(own_world), *CODES, "--vectors", make(folder, count)).one_line()
         assert expected.format(n=count) in line, name
+        assert line.count("--vectors ") == 1, name
     assert sorted(path.name for path in (own_world / "toy" / "ids").iterdir()) == before
 
 
@@ -312,6 +321,8 @@ def test_ids_of_rows_must_cover_the_items_once(own_world: Path, tmp_path: Path, 
     ):
         (tmp_path / "ids.json").write_text(json.dumps(wrong))
         assert expected in ilrec(*arguments, "--vectors-ids", tmp_path / "ids.json").one_line()
+    (tmp_path / "ids.json").write_text("[" * 200_000)
+    assert "nested too deeply" in ilrec(*arguments, "--vectors-ids", tmp_path / "ids.json").one_line()
     (tmp_path / "ids.json").write_text("[")
     assert "not UTF-8 text or JSON" in ilrec(*arguments, "--vectors-ids", tmp_path / "ids.json").one_line()
 

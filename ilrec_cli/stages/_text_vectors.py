@@ -81,11 +81,9 @@ def encode(config: Encoding, items: pa.Table, data: Path, home: Path, console: C
     scratch = home / f"{KEPT}{_work_key(texts, settings)}"
     with _alone(scratch, console):
         vector_ID = _fields_pooled(texts, settings, console, scratch)
-    probes = [
-        {"row": row, "texts": texts[row]}
-        for row in np.flatnonzero([bool(any(each)) for each in texts])[:PROBES].tolist()
-    ]
-    return Encoded(vector_ID, {"kind": "model", "probes": probes}, scratch=scratch)
+    probes = np.flatnonzero([bool(any(each)) for each in texts])[:PROBES]
+    state = {"kind": "model", "probes": [texts[row] for row in probes]}
+    return Encoded(vector_ID, state, {"probes": vector_ID[probes]}, scratch)
 
 
 @contextmanager
@@ -112,9 +110,9 @@ def encode_later(items: pa.Table, ids: Artifact, console: Console, *, device: st
         return _tfidf_later(item_texts(items, tuple(config["text"])), ids)
     settings = _model_settings(config, batch_size, device)
     probes = ids.json(STATE)["probes"]
-    vectors = _fields_pooled([probe["texts"] for probe in probes] + _texts_of(config, items), settings, console)
+    vectors = _fields_pooled([*probes, *_texts_of(config, items)], settings, console)
     same_width(vectors, ids, settings.name)
-    _check_probes(vectors[: len(probes)], [probe["row"] for probe in probes], ids)
+    _check_probes(vectors[: len(probes)], ids)
     return vectors[len(probes) :]
 
 
@@ -187,14 +185,11 @@ def _work_key(texts: list[list[str]], settings: Any) -> str:
     return configs.fingerprint([texts, asdict(settings) | {"device": device}, weights])
 
 
-def _check_probes(new_PD: np.ndarray, rows: list[int], ids: Artifact) -> None:
-    """An encoder of the same name may hold other weights by now: it must still give the old vectors.
+def _check_probes(new_PD: np.ndarray, ids: Artifact) -> None:
+    """An encoder of the same name may hold other weights by now: it must still give the old vectors."""
+    from safetensors.numpy import load_file
 
-    None are left where newer data lack all of those items.
-    """
-    if not rows:
-        return
-    least = float((unit(embeddings(ids)[rows]) * unit(new_PD)).sum(1).min())
+    least = float((unit(load_file(str(ids.path / ARRAYS))["probes"]) * unit(new_PD)).sum(1).min())
     if least < PROBE_COSINE:
         raise UserError(
             f"encoder '{ids.config['encoder']}' is not the one that '{ids.name}' was made with: the same texts give other "
@@ -215,16 +210,12 @@ def embeddings(ids: Artifact) -> np.ndarray:
     return np.asarray(load_file(str(ids.path / "embeddings.safetensors"))["embeddings"])
 
 
-def extended(ids: Artifact, vector_ID: np.ndarray, old_I: np.ndarray) -> Encoded:
-    """Vectors of newer data in the space of `ids`; old_I is each item's place among the old ones, -1 for new ones."""
+def extended(ids: Artifact, vector_ID: np.ndarray) -> Encoded:
+    """Vectors of newer data in the space of `ids`; the probes stay those of the first, whatever items are gone."""
     from safetensors.numpy import load_file
 
-    state = ids.json(STATE)
-    if "probes" in state:
-        row_of = {int(old): row for row, old in enumerate(old_I) if old >= 0}
-        state["probes"] = [{**each, "row": row_of[each["row"]]} for each in state["probes"] if each["row"] in row_of]
     arrays = load_file(str(ids.path / ARRAYS)) if (ids.path / ARRAYS).is_file() else {}
-    return Encoded(vector_ID, state, arrays)
+    return Encoded(vector_ID, ids.json(STATE), arrays)
 
 
 def unit(vector_ID: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def _of_data(config: ExtendIds, frozen: Frozen, known: Known, console: Console) 
         raise UserError(f"{target} is there already. Choose another --name{', or --overwrite it' * (name != ids.name)}")
     path_ID, notes, vectors_ID = _paths(config, frozen, known, items, console)
     old_I = _old_rows(items, known)
-    encoded = _text_vectors.extended(ids, vectors_ID, old_I)
+    encoded = _text_vectors.extended(ids, vectors_ID)
     assignment = from_codes(
         path_ID, {"extended_from": ids.name, **notes, **_reconstruction(frozen, path_ID, vectors_ID)}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,17 @@ def test_report_of_two_side_by_side(own_world: Path, ilrec: Run) -> None:
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons", ""
     )
+
+
+def test_report_of_one_name_in_two_places(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    own, other = own_world / "toy" / "ids" / "text", tmp_path / "text"
+    shutil.copytree(own, other)
+    for names, expected in (
+        (f"text,{other}", [str(own), str(other)]),
+        (f"text,{own}", ["text"]),
+    ):
+        result = ilrec("ids", "report", *toy(own_world), "--ids", names, "--json")
+        assert list(json.loads(result.out.splitlines()[-1])["ids"]) == expected
 
 
 def test_report_takes_all_of_these_data_and_names_what_is_missing(own_world: Path, ilrec: Run) -> None:
