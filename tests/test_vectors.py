@@ -308,6 +308,14 @@ def test_files_of_no_use_are_refused_in_one_line(own_world: Path, tmp_path: Path
     assert sorted(path.name for path in (own_world / "toy" / "ids").iterdir()) == before
 
 
+def test_items_that_all_have_one_vector_are_named(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    numbered(own_world)
+    vectors = write(tmp_path, np.ones((len(items_of(own_world)), 4)))
+    result = ilrec("build-ids", *common(own_world), *CODES, "--vectors", vectors, "--name", "one")
+    assert result.code == 0
+    assert "items have the same vector" in result.err
+
+
 def test_ids_of_rows_must_cover_the_items_once(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
     names = items_of(own_world)["raw_id"].to_pylist()
     vectors = write(tmp_path, np.random.default_rng(0).normal(size=(len(names), 3)))
@@ -338,6 +346,12 @@ def test_ids_of_rows_must_cover_the_items_once(own_world: Path, tmp_path: Path, 
         (["--cf", "nothing"], "no collaborative model 'nothing'"),
         (["--cf-weight", "0"], "cf_weight is 0.0, expected more than 0"),
         (["--max-tokens", "0"], "max_tokens is 0, expected at least 1"),
+        (["--max-tokens", "5"], "--max-tokens plays no part where vectors come from the encoder tfidf"),
+        (
+            ["--encoder", "./x", "--vector-size", "5"],
+            "--vector-size plays no part where vectors come from the encoder ./x",
+        ),
+        (["--cf-weight", "2"], "--cf-weight plays no part without --cf"),
     ],
 )
 def test_settings_that_do_not_go_together(flags: list[str], expected: str, world: Path, ilrec: Run) -> None:
