@@ -80,19 +80,23 @@ def resumable(path: Path, identity: dict[str, Any], console: Console) -> dict[st
     if not path.is_file():
         raise UserError(f"--resume: there is no checkpoint in {path.parent}. Start without --resume")
     state = read_state(path)
-    then = state.pop("identity")
-    for key in sorted(then.keys() | identity.keys()):
-        if then.get(key) != identity.get(key):
-            raise UserError(
-                f"--resume: {key} is {identity.get(key)!r}, the checkpoint has {then.get(key)!r}. Give the same, or start "
-                "again with --overwrite"
-            )
+    refuse_other(state.pop("identity"), identity)
     if state["threads"] != torch.get_num_threads():
         console.warn(
             f"the run began with {state['threads']} threads and goes on with {torch.get_num_threads()}: the last bits of "
             "its weights can differ"
         )
     return state
+
+
+def refuse_other(then: dict[str, Any], identity: dict[str, Any]) -> None:
+    """`UserError` with the first setting by which a run that is to go on differs from the one that was begun."""
+    for key in sorted(then.keys() | identity.keys()):
+        if then.get(key) != identity.get(key):
+            raise UserError(
+                f"--resume: {key} is {identity.get(key)!r}, the checkpoint has {then.get(key)!r}. Give the same, or start "
+                "again with --overwrite"
+            )
 
 
 @contextmanager

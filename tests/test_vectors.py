@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from ilrec_cli import artifacts
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import embed, tokenizer
-from ilrec_cli.stages import _text_vectors, _vectors
+from ilrec_cli.stages import _ids_folder, _text_vectors, _vectors
 
 Run = Callable[..., Finished]
 CODES = ("-o", "codes=16")
@@ -84,8 +85,10 @@ def test_separate_fields_are_averaged(own_world: Path, encoder: Path, ilrec: Run
     assert abs(found - joined).max() > 0.01
 
 
-def test_a_killed_encode_goes_on_and_leaves_nothing_behind(
-    own_world: Path, encoder: Path, ilrec: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_encode_that_was_stopped_goes_on_and_leaves_nothing_behind(
+    flags: list[str], killed: bool, own_world: Path, encoder: Path, ilrec: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = vectors_of(build(ilrec, own_world, "straight", "--encoder", encoder))
     real, calls = embed._Encoder.pool, []
@@ -98,17 +101,38 @@ def test_a_killed_encode_goes_on_and_leaves_nothing_behind(
 
     monkeypatch.setattr(embed._Encoder, "pool", stops)
     arguments = ["build-ids", *common(own_world), "--name", "stopped", *CODES, "--encoder", encoder]
-    assert ilrec(*arguments).code != 0
+    with monkeypatch.context() as patch:
+        if killed:  # the folder of the build stays as it is
+            patch.setattr(_ids_folder, "_remove", lambda folder, made: None)
+        stopped = ilrec(*arguments)
+    assert stopped.code == 130
+    assert "Go on with --resume" in stopped.out
     assert list((own_world / "toy" / "ids").glob(".vectors-*/*.safetensors"))
+    if killed:
+        line = ilrec(*arguments, "-o", "codes=4", "--resume").one_line()
+        assert "--resume: -o codes is 4, the checkpoint has" in line
     monkeypatch.setattr(embed._Encoder, "pool", lambda self, tokens: calls.append(1) or real(self, tokens))
     calls.clear()
-    assert ilrec(*arguments).code == 0
+    assert ilrec(*arguments, *flags).code == 0
     batches = -(
         -len(set(_text_vectors.item_texts(items_of(own_world), ("title", "brand", "categories", "description")))) // 64
     )
     assert len(calls) == batches - 2
     assert np.array_equal(vectors_of(artifacts.read(own_world / "toy" / "ids" / "stopped", "ids")), expected)
     assert [path.name for path in (own_world / "toy" / "ids").glob(".*")] == []
+
+
+def test_two_builds_of_the_same_texts_do_not_remove_each_others_vectors(tmp_path: Path) -> None:
+    """What one has finished stays while another reads it; that one removes it."""
+    scratch = tmp_path / ".vectors-key"
+    with _text_vectors._alone(scratch, Console(quiet=True)):
+        (scratch / "0.safetensors").write_bytes(b"kept")
+        first = _text_vectors.Encoded(np.zeros((1, 1)), scratch=scratch)
+        first.forget()
+        assert (scratch / "0.safetensors").is_file()
+    first.forget()
+    assert not scratch.exists()
+    first.forget()
 
 
 # -- later items --------------------------------------------------------------------------------------------------------
@@ -130,17 +154,23 @@ def test_later_items_with_the_text_of_old_ones_get_their_vectors(
         np.testing.assert_allclose(found, vectors_of(ids)[[9, 2, 40]], atol=3e-6)
 
 
+@pytest.mark.parametrize("extended", [False, True])
 def test_later_items_are_refused_by_another_encoder_of_the_same_name(
-    own_world: Path, encoder: Path, ilrec: Run
+    extended: bool, own_world: Path, encoder: Path, ilrec: Run
 ) -> None:
+    """Also where newer data lack every item that it was to be recognised by."""
     from transformers import BertModel
 
     ids = build(ilrec, own_world, "first", "--encoder", encoder)
+    if extended:
+        (ids.path / "later").mkdir()
+        _text_vectors.extended(ids, vectors_of(ids)[20:]).write(ids.path / "later")
+        ids = dataclasses.replace(ids, path=ids.path / "later")
     model = BertModel.from_pretrained(encoder)
     torch.manual_seed(1)
     torch.nn.init.normal_(model.embeddings.word_embeddings.weight)
     model.save_pretrained(encoder)
-    with pytest.raises(UserError, match="is not the one that 'first' was made with"):
+    with pytest.raises(UserError, match="is not the one that '(first|later)' was made with"):
         _vectors.encode_later(items_of(own_world).take([0]), ids, Console(quiet=True))
 
 
@@ -249,6 +279,7 @@ BAD = {
     "rubbish": (lambda folder, n: (folder / "v.npy").write_bytes(b"rubbish") and folder / "v.npy", "no array of numbers"),
     "cut": (lambda folder, n: cut(write(folder, np.ones((n, 3)))), "no array of numbers"),
     "suffix": (lambda folder, n: write(folder, np.ones((n, 3)), "v.npy").rename(folder / "v.bin"), "expected a .npy"),
+    "empty": (lambda folder, n: (folder / "v.npy").touch() or folder / "v.npy", "the file is empty"),
     "missing": (lambda folder, n: folder / "nothing.npy", "cannot be read (No such file or directory)"),
     "header": (lambda folder, n: broken(folder / "v.safetensors"), "no safetensors file"),
 }  # fmt: skip
@@ -273,7 +304,16 @@ def test_files_of_no_use_are_refused_in_one_line(own_world: Path, tmp_path: Path
         folder.mkdir()
         line = ilrec("build-ids", *common(own_world), *CODES, "--vectors", make(folder, count)).one_line()
         assert expected.format(n=count) in line, name
+        assert line.count("--vectors ") == 1, name
     assert sorted(path.name for path in (own_world / "toy" / "ids").iterdir()) == before
+
+
+def test_items_that_all_have_one_vector_are_named(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    numbered(own_world)
+    vectors = write(tmp_path, np.ones((len(items_of(own_world)), 4)))
+    result = ilrec("build-ids", *common(own_world), *CODES, "--vectors", vectors, "--name", "one")
+    assert result.code == 0
+    assert "items have the same vector" in result.err
 
 
 def test_ids_of_rows_must_cover_the_items_once(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
@@ -289,6 +329,8 @@ def test_ids_of_rows_must_cover_the_items_once(own_world: Path, tmp_path: Path, 
     ):
         (tmp_path / "ids.json").write_text(json.dumps(wrong))
         assert expected in ilrec(*arguments, "--vectors-ids", tmp_path / "ids.json").one_line()
+    (tmp_path / "ids.json").write_text("[" * 200_000)
+    assert "nested too deeply" in ilrec(*arguments, "--vectors-ids", tmp_path / "ids.json").one_line()
     (tmp_path / "ids.json").write_text("[")
     assert "not UTF-8 text or JSON" in ilrec(*arguments, "--vectors-ids", tmp_path / "ids.json").one_line()
 
@@ -304,6 +346,12 @@ def test_ids_of_rows_must_cover_the_items_once(own_world: Path, tmp_path: Path, 
         (["--cf", "nothing"], "no collaborative model 'nothing'"),
         (["--cf-weight", "0"], "cf_weight is 0.0, expected more than 0"),
         (["--max-tokens", "0"], "max_tokens is 0, expected at least 1"),
+        (["--max-tokens", "5"], "--max-tokens plays no part where vectors come from the encoder tfidf"),
+        (
+            ["--encoder", "./x", "--vector-size", "5"],
+            "--vector-size plays no part where vectors come from the encoder ./x",
+        ),
+        (["--cf-weight", "2"], "--cf-weight plays no part without --cf"),
     ],
 )
 def test_settings_that_do_not_go_together(flags: list[str], expected: str, world: Path, ilrec: Run) -> None:

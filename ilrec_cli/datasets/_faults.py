@@ -16,6 +16,7 @@ class Faults:
 
     skip: bool = False
     most: int | None = None
+    advice: str = "Mend or delete the line, or leave such lines out: --on-error skip"
     rejected: list[dict[str, str | int]] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -31,9 +32,7 @@ class Faults:
     def report(self, path: Path, line: int, reason: str, text: str = "") -> None:
         """A line (from 1) that cannot be used, and why."""
         if not self.skip:
-            raise UserError(
-                f"{path}:{line}: {reason}. Mend or delete the line, or leave such lines out: --on-error skip"
-            )
+            raise UserError(f"{path}:{line}: {reason}. {self.advice}")
         self.rejected.append({"file": path.name, "line": line, "reason": reason, "text": text[:LONGEST_SHOWN]})
         if self.most is not None and len(self.rejected) > self.most:
             raise UserError(

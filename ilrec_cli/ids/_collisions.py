@@ -2,9 +2,10 @@
 
 Inside a prefix the items get distinct last codes at the least total squared distance: the assignment problem, solved
 exactly (LC-Rec's rounds of Sinkhorn approximate it). A prefix with more items than codes keeps those that cost least;
-each of the others takes the nearest free leaf: below other last-but-one codes first, then further away. Only where no
-leaf of the tree is free does a level of suffixes tell items apart. Items are taken in the order of their keys, so the
-order in which they stand does not matter. Fixed items never move.
+each of the others goes down the tree, nearest prefixes first, and takes the nearest free leaf below the first that has
+one: first below other last-but-one codes, then further away. Only where no leaf of the tree is free does a level of
+suffixes tell items apart. Items are taken in the order of their keys, so the order in which they stand does not matter;
+of items with one vector the first by key has the lowest last code. Fixed items never move.
 
 Shapes: I items, L levels, D dimensions, K codes of the last level, J of the last but one, M members of a prefix.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ilrec_cli.ids._assignment import prefixes, runs
+from ilrec_cli.ids._quantise import as_bytes
 
 Prefix = tuple[int, ...]
 
@@ -87,7 +89,7 @@ def suffixed(path_ID: np.ndarray, key_I: np.ndarray) -> np.ndarray:
 def free_last_codes(path_ID: np.ndarray, key_I: np.ndarray) -> np.ndarray:
     """Resolution without vectors: the first item of a path keeps it, the others get unused last codes of the prefix.
 
-    Lowest codes first, of those that occur at that level. Where there are none left, a suffix.
+    Lowest codes first, of those that occur last in paths of that length. Where there are none left, a suffix.
     """
     path_ID = path_ID.copy()
     lengths = (path_ID >= 0).sum(1)
@@ -117,8 +119,14 @@ def _within_prefixes(code_IL: np.ndarray, space: Space, key_I: np.ndarray, fixed
         free_K = np.setdiff1d(np.arange(len(codebook_KD)), code_IL[member_M[fixed_I[member_M]], -1])
         residual_MD = space.residual(code_IL, mover_M, code_IL.shape[1] - 1)
         row, column = linear_sum_assignment(_squared_distances(residual_MD, codebook_KD[free_K]))
-        code_IL[mover_M[row], -1] = free_K[column]
-        left.append(np.delete(mover_M, row))
+        code_M = np.full(len(mover_M), len(codebook_KD))  # no code, behind all others
+        code_M[row] = free_K[column]
+        # Between items with one vector the last bits of their distances decided; now their keys do.
+        for alike in runs(np.unique(as_bytes(space.latent_ID[mover_M]), return_inverse=True)[1].ravel()):
+            code_M[alike] = np.sort(code_M[alike])
+        placed_M = code_M < len(codebook_KD)
+        code_IL[mover_M[placed_M], -1] = code_M[placed_M]
+        left.append(mover_M[~placed_M])
     return np.concatenate(left)
 
 
@@ -128,7 +136,7 @@ def _squared_distances(point_MD: np.ndarray, codebook_KD: np.ndarray) -> np.ndar
 
 
 def _elsewhere(code_IL: np.ndarray, left_M: np.ndarray, space: Space, key_I: np.ndarray) -> np.ndarray:
-    """The nearest free leaf (in place) for each of these items; those for which the tree has none."""
+    """A free leaf (in place) for each of these items, the nearest of the nearest prefix that has one; those without."""
     levels = code_IL.shape[1]
     if levels == 1 or not len(left_M):
         return left_M

@@ -12,6 +12,7 @@ import numpy as np
 
 from ilrec_cli.ids._assignment import prefixes
 
+BLOCK = 1 << 26  # distances that exist at a time
 VERSION = 1  # of quality.json
 NEIGHBOURS = 10
 
@@ -159,6 +160,3 @@ def _pairs(key_M: np.ndarray) -> float:
     """Pairs of items with equal keys."""
     count = np.unique(key_M, return_counts=True)[1].astype(np.float64)
     return float((count * (count - 1) / 2).sum())
-
-
-BLOCK = 1 << 26  # distances that exist at a time

@@ -5,6 +5,7 @@ Shapes: I items, D dimensions of what is quantised, L levels, K codes of a level
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 
 from ilrec_cli.console import Console
+
+BLOCK = 1 << 24  # distances that exist at a time
 
 
 class Quantised(NamedTuple):
@@ -64,4 +67,10 @@ def as_bytes(vectors_ID: np.ndarray) -> np.ndarray:
     return rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel()
 
 
-BLOCK = 1 << 24  # distances that exist at a time
+def automatic_codes(items: int, most: int) -> int:
+    """A power of two near twice the square root of the number of items, from 4 to `most`.
+
+    >>> automatic_codes(3686, 256), automatic_codes(9922, 256)
+    (128, 256)
+    """
+    return int(min(most, max(4, 2 ** round(math.log2(2 * math.sqrt(items))))))

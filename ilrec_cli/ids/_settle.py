@@ -51,9 +51,7 @@ def given(found: Assignment, rule: str, key_I: np.ndarray) -> Assignment:
         raise UserError("--collisions resolve: titles have no codes to choose from; use keep or suffix")
     if rule != "keep":
         if rule == "resolve":
-            settled_ID = free_last_codes(path_ID, key_I)
-            report["moved_within_prefix"] = int((settled_ID != path_ID).any(1).sum())
-            found = _rebuilt(found, settled_ID)
+            found, report["moved_within_prefix"] = _resolved(found, path_ID, key_I)
         found, report["with_suffix"] = _with_suffix(found, key_I)
     return found._replace(notes={**found.notes, "collisions": report})
 
@@ -63,17 +61,24 @@ def _report(rule: str, path_ID: np.ndarray) -> dict[str, Any]:
     return {"rule": rule, **{f"{name}_before": before[name] for name in ("colliding_items", "collision_rate")}}
 
 
-def _rebuilt(found: Assignment, path_ID: np.ndarray) -> Assignment:
-    """The assignment with paths of these token numbers, of the same lengths."""
-    encoded = found.tokens.flatten().dictionary_encode()
-    number = encoded.indices.to_numpy(zero_copy_only=False)
-    first = np.unique(number, return_index=True)[1]
-    code_of_token = found.codes.flatten().to_numpy(zero_copy_only=False)[first]
-    flat, offsets = path_ID[path_ID >= 0], found.tokens.offsets
-    return found._replace(
-        codes=pa.ListArray.from_arrays(offsets, pa.array(code_of_token[flat], pa.int32())),
-        tokens=pa.ListArray.from_arrays(offsets, encoded.dictionary.take(pa.array(flat))),
+def _resolved(found: Assignment, path_ID: np.ndarray, key_I: np.ndarray) -> tuple[Assignment, int]:
+    """(the assignment with free last codes, of the same lengths; how many items moved).
+
+    `path_ID` numbers tokens by first appearance; what is lowest is decided by their own codes, then by their text.
+    """
+    token_of_number = found.tokens.flatten().dictionary_encode().dictionary
+    first = np.unique(path_ID[path_ID >= 0], return_index=True)[1]
+    code_of_number = found.codes.flatten().to_numpy(zero_copy_only=False)[first]
+    order = np.lexsort((np.argsort(np.argsort(np.array(token_of_number.to_pylist()))), code_of_number))
+    rank = np.append(np.argsort(order), -1)  # the last one is the padding's
+    ranked_ID = rank[path_ID]
+    settled_ID = free_last_codes(ranked_ID, key_I)
+    flat, offsets = order[settled_ID[settled_ID >= 0]], found.tokens.offsets
+    rebuilt = found._replace(
+        codes=pa.ListArray.from_arrays(offsets, pa.array(code_of_number[flat], pa.int32())),
+        tokens=pa.ListArray.from_arrays(offsets, token_of_number.take(pa.array(flat))),
     )
+    return rebuilt, int((settled_ID != ranked_ID).any(1).sum())
 
 
 def _with_suffix(found: Assignment, key_I: np.ndarray) -> tuple[Assignment, int]:

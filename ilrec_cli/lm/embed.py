@@ -43,6 +43,8 @@ def mean_pooled(texts: list[str], settings: Settings, *, console: Console, shard
     very texts and settings.
     """
     different = sorted(set(texts))
+    if console.quiet:
+        hub.no_bars()
     encoder = _Encoder(settings)
     tokens = encoder.tokens(different, console)
     order = sorted((row for row in range(len(different)) if tokens[row]), key=lambda row: (-len(tokens[row]), row))

@@ -32,6 +32,12 @@ class ExtendIds(Common):
         "a table of new items instead (CSV, TSV, JSON lines, Parquet: raw_id, title, ...); writes JSON lines",
         DATA,
     ] = None
+    taken: Annotated[
+        tuple[Path, ...],
+        "with --items: files written before, whose items keep their paths; without it separate files know nothing of "
+        "each other",
+        DATA,
+    ] = ()
     vectors: Annotated[
         Path | None, "vectors of the new items (.npy or .safetensors), where the old ones came from a file", VECTORS
     ] = None
@@ -50,6 +56,8 @@ class ExtendIds(Common):
         at_least(self, 1, "batch_size")
         if self.items is None and self.output is not None:
             raise ValueError("--output goes with --items; newer data get identifiers with a --name")
+        if self.items is None and self.taken:
+            raise ValueError("--taken goes with --items: newer data know nothing of what was written to files")
         if self.items is not None and self.name is not None:
             raise ValueError("--items writes a file: --output, not --name")
 

@@ -1,10 +1,13 @@
 """New items beside old ones: greedy codes from the frozen codebooks, then free leaves; old paths never change.
 
-Shapes: O old items (then those that are gone), N new ones, L levels, D dimensions of a latent.
+Shapes: O old items (then those that are gone, then those written to files before), N new ones, L levels, D dimensions of a latent.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +26,9 @@ REFUSED = {
     "lcrec_index": "an import has no codebooks. Extend it where it was made, and import it again",
     "title": "a title is its own identifier. Run: ilrec build-ids --scheme title on the newer data; old items keep theirs",
 }
+
+
+Known = dict[str, int]  # original id -> place among the items that have paths
 
 
 class Frozen(NamedTuple):
@@ -53,6 +59,44 @@ class Frozen(NamedTuple):
         """What the codebooks quantise."""
         found: np.ndarray = plugins.part(self.scheme, "quantise").latent(vectors_ND, self.weights, self.options)
         return found
+
+
+def with_taken(frozen: Frozen, known: Known, files: tuple[Path, ...]) -> tuple[Frozen, Known]:
+    """Identifiers and their items with those that were written to these files before: their paths are taken too."""
+    sizes = [len(codebook_KD) for codebook_KD in frozen.codebook_LKD]
+    found: dict[str, list[int]] = {}
+    for path in files:
+        for number, (raw_id, codes) in enumerate(_written(path), 1):
+            before = frozen.path_OL[known[raw_id]].tolist() if raw_id in known else found.get(raw_id, codes)
+            if [code for code in before if code >= 0] != codes:
+                raise UserError(f"--taken {path}:{number}: item '{raw_id}' has another path by now, {before}")
+            if raw_id not in known:
+                if len(codes) != len(sizes) or not all(
+                    0 <= code < size for code, size in zip(codes, sizes, strict=True)
+                ):
+                    raise UserError(f"--taken {path}:{number}: {codes} is no path of '{frozen.ids.name}'")
+                found[raw_id] = codes
+    if not found:
+        return frozen, known
+    taken = np.pad(list(found.values()), ((0, 0), (0, frozen.path_OL.shape[1] - len(sizes))), constant_values=-1)
+    places = {raw_id: len(frozen.path_OL) + place for place, raw_id in enumerate(found)}
+    return frozen._replace(path_OL=np.concatenate([frozen.path_OL, taken])), {**known, **places}
+
+
+def _written(path: Path) -> Iterator[tuple[str, list[int]]]:
+    """(original id, codes) of every line of a file that `ids extend --items` wrote."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--taken {path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            yield str(row["raw_id"]), [int(code) for code in row["codes"]]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"--taken {path}:{number}: expected a line that ilrec ids extend --items wrote, with raw_id and codes"
+            ) from error
 
 
 def settle(frozen: Frozen, vectors_ND: np.ndarray, key_N: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:

@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ilrec_cli import artifacts, folders
+from ilrec_cli import artifacts, checkpoint, folders
 from ilrec_cli.errors import UserError
 from ilrec_cli.interrupt import Stopped
 from ilrec_cli.settings import BuildIds
+from ilrec_cli.stages import _text_vectors
 
 IDENTITY, LOG = "identity.json", "log.jsonl"
 
@@ -26,7 +27,8 @@ def checkpoints(target: Path) -> Path:
 def opened(target: Path, config: BuildIds, identity: dict[str, Any]) -> Iterator[Path]:
     """The folder to keep checkpoints in, locked; what it holds is this very build, to go on with.
 
-    It goes when the block ends well, and when it fails before there is anything to go on with.
+    It goes when the block ends well, and when it fails before there is anything to go on with. A build that was stopped
+    while it encoded text has no checkpoint yet, only vectors, which are kept by what they were made from.
     """
     folder = checkpoints(target)
     _check(folder, config, identity)
@@ -43,13 +45,15 @@ def opened(target: Path, config: BuildIds, identity: dict[str, Any]) -> Iterator
                 f"{target}: another process is making these identifiers. Wait for it, or choose another --name"
             )
         try:
-            if not config.resume:
+            if not (config.resume and _has_progress(folder)):
                 _clear(folder)
                 artifacts.write_json(folder / IDENTITY, identity)
             yield folder
         except BaseException as error:
             if not _has_progress(folder):
                 _remove(folder, made)
+                if isinstance(error, KeyboardInterrupt) and _text_vectors.are_kept(folder.parent):
+                    raise Stopped("stopped; the vectors made so far are kept. Go on with --resume") from error
             elif isinstance(error, KeyboardInterrupt):
                 raise Stopped(f"stopped; the place is kept in {folder}. Go on with --resume") from error
             raise
@@ -92,15 +96,16 @@ def _check(folder: Path, config: BuildIds, identity: dict[str, Any]) -> None:
         if progress and not config.overwrite:
             raise UserError(f"{folder} holds an unfinished build. Go on with --resume, or start again with --overwrite")
         return
-    if not progress:
+    if (folder / IDENTITY).is_file():
+        then = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        checkpoint.refuse_other(_flat(then), _flat(identity))
+    elif not _text_vectors.are_kept(folder.parent):
         raise UserError(f"--resume: there is no checkpoint in {folder}. Start without --resume")
-    found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-    if found != identity:
-        other = next(key for key in found | identity if found.get(key) != identity.get(key))
-        raise UserError(
-            f"--resume: {folder} was begun with another {other.replace('_', '-')}. Give the settings it was begun with, "
-            "or start again with --overwrite"
-        )
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """The scheme's options one by one, as they are given."""
+    return {**identity, "options": None, **{f"-o {name}": value for name, value in identity["options"].items()}}
 
 
 def _has_progress(folder: Path) -> bool:

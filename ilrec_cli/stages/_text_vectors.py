@@ -6,6 +6,8 @@ Shapes: I items, D dimensions, F texts of all items one after another, P probes.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ilrec_cli import artifacts, devices
+from ilrec_cli import artifacts, devices, folders
 from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
@@ -21,6 +23,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.settings import Encoding
 
 STATE, ARRAYS = "encoder.json", "encoder.safetensors"
+KEPT = ".vectors-"  # + a key: the folder of what an encoder that was stopped had done
 FIELDS = ("title", "description", "brand", "categories")
 PROBES = 4  # items whose texts are kept, to tell whether an encoder is still the one that was used
 PROBE_COSINE = 0.99  # number formats and devices differ by less, models by more
@@ -47,7 +50,14 @@ class Encoded:
     def forget(self) -> None:
         """Remove what was kept for going on after a stop; call it when the artifact is finished."""
         if self.scratch is not None:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            with suppress(OSError), folders.locked(self.scratch, wait=False) as free:
+                if free:  # else another build of the same texts is at work there, and removes it
+                    shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def are_kept(home: Path) -> bool:
+    """Whether vectors of a build that was stopped are there."""
+    return any(home.glob(f"{KEPT}*"))
 
 
 def encode(config: Encoding, items: pa.Table, data: Path, home: Path, console: Console) -> Encoded:
@@ -68,13 +78,29 @@ def encode(config: Encoding, items: pa.Table, data: Path, home: Path, console: C
     recorded = configs.as_dict(config)
     texts = _texts_of(recorded, items)
     settings = _model_settings(recorded, config.batch_size, config.device)
-    scratch = home / f".vectors-{_work_key(texts, settings)}"
-    vector_ID = _fields_pooled(texts, settings, console, scratch)
-    probes = [
-        {"row": row, "texts": texts[row]}
-        for row in np.flatnonzero([bool(any(each)) for each in texts])[:PROBES].tolist()
-    ]
-    return Encoded(vector_ID, {"kind": "model", "probes": probes}, scratch=scratch)
+    scratch = home / f"{KEPT}{_work_key(texts, settings)}"
+    with _alone(scratch, console):
+        vector_ID = _fields_pooled(texts, settings, console, scratch)
+    probes = np.flatnonzero([bool(any(each)) for each in texts])[:PROBES]
+    state = {"kind": "model", "probes": [texts[row] for row in probes]}
+    return Encoded(vector_ID, state, {"probes": vector_ID[probes]}, scratch)
+
+
+@contextmanager
+def _alone(scratch: Path, console: Console) -> Iterator[None]:
+    """Encode into a folder alone: another build of the same texts waits, and then finds the vectors made."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        with folders.locked(scratch, wait=False) as free:
+            if free:
+                yield
+                return
+        console.say("Another build encodes the same texts: waiting for its vectors")
+        with folders.locked(scratch, wait=True):
+            yield
+    finally:
+        with suppress(OSError):  # there is something in it
+            scratch.rmdir()
 
 
 def encode_later(items: pa.Table, ids: Artifact, console: Console, *, device: str, batch_size: int) -> np.ndarray:
@@ -84,9 +110,9 @@ def encode_later(items: pa.Table, ids: Artifact, console: Console, *, device: st
         return _tfidf_later(item_texts(items, tuple(config["text"])), ids)
     settings = _model_settings(config, batch_size, device)
     probes = ids.json(STATE)["probes"]
-    vectors = _fields_pooled([probe["texts"] for probe in probes] + _texts_of(config, items), settings, console)
+    vectors = _fields_pooled([*probes, *_texts_of(config, items)], settings, console)
     same_width(vectors, ids, settings.name)
-    _check_probes(vectors[: len(probes)], [probe["row"] for probe in probes], ids)
+    _check_probes(vectors[: len(probes)], ids)
     return vectors[len(probes) :]
 
 
@@ -159,14 +185,11 @@ def _work_key(texts: list[list[str]], settings: Any) -> str:
     return configs.fingerprint([texts, asdict(settings) | {"device": device}, weights])
 
 
-def _check_probes(new_PD: np.ndarray, rows: list[int], ids: Artifact) -> None:
-    """An encoder of the same name may hold other weights by now: it must still give the old vectors.
+def _check_probes(new_PD: np.ndarray, ids: Artifact) -> None:
+    """An encoder of the same name may hold other weights by now: it must still give the old vectors."""
+    from safetensors.numpy import load_file
 
-    None are left where newer data lack all of those items.
-    """
-    if not rows:
-        return
-    least = float((unit(embeddings(ids)[rows]) * unit(new_PD)).sum(1).min())
+    least = float((unit(load_file(str(ids.path / ARRAYS))["probes"]) * unit(new_PD)).sum(1).min())
     if least < PROBE_COSINE:
         raise UserError(
             f"encoder '{ids.config['encoder']}' is not the one that '{ids.name}' was made with: the same texts give other "
@@ -187,16 +210,12 @@ def embeddings(ids: Artifact) -> np.ndarray:
     return np.asarray(load_file(str(ids.path / "embeddings.safetensors"))["embeddings"])
 
 
-def extended(ids: Artifact, vector_ID: np.ndarray, old_I: np.ndarray) -> Encoded:
-    """Vectors of newer data in the space of `ids`; old_I is each item's place among the old ones, -1 for new ones."""
+def extended(ids: Artifact, vector_ID: np.ndarray) -> Encoded:
+    """Vectors of newer data in the space of `ids`; the probes stay those of the first, whatever items are gone."""
     from safetensors.numpy import load_file
 
-    state = ids.json(STATE)
-    if "probes" in state:
-        row_of = {int(old): row for row, old in enumerate(old_I) if old >= 0}
-        state["probes"] = [{**each, "row": row_of[each["row"]]} for each in state["probes"] if each["row"] in row_of]
     arrays = load_file(str(ids.path / ARRAYS)) if (ids.path / ARRAYS).is_file() else {}
-    return Encoded(vector_ID, state, arrays)
+    return Encoded(vector_ID, ids.json(STATE), arrays)
 
 
 def unit(vector_ID: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def read(wanted: Wanted, console: Console) -> np.ndarray:
     if matrix_RD.dtype.kind not in "fiu":
         raise UserError(f"--vectors {path}: holds {matrix_RD.dtype}, expected numbers")
     row_I = _rows_by_ids(wanted, len(matrix_RD)) if wanted.ids else _rows_by_source_id(wanted, len(matrix_RD))
-    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
         vector_ID = np.asarray(matrix_RD[row_I], dtype=np.float32)
     bad_I = ~np.isfinite(vector_ID).all(1)
     if bad_I.any():
@@ -64,8 +64,12 @@ def _load(path: Path, tensor: str | None) -> np.ndarray:
             return np.asarray(np.load(path, allow_pickle=False, mmap_mode="r"))
         if path.suffix == ".safetensors":
             return _load_tensor(path, tensor)
+    except EOFError as error:
+        raise UserError(f"--vectors {path}: the file is empty") from error
     except OSError as error:
         raise UserError(f"--vectors {path}: cannot be read ({error.strerror or error})") from error
+    except UserError:
+        raise
     except ValueError as error:
         # Of Python objects, and of what is no .npy file at all, NumPy says that it would have to unpickle it.
         objects = "pickle" in str(error) or "Python objects" in str(error)
@@ -135,6 +139,8 @@ def _read_ids(path: Path) -> list[str]:
         if path.suffix != ".json":
             return text.splitlines()
         names = json.loads(text)
+    except RecursionError as error:
+        raise UserError(f"--vectors-ids {path}: nested too deeply for a list of item ids") from error
     except OSError as error:
         raise UserError(f"--vectors-ids {path}: cannot be read ({error.strerror})") from error
     except ValueError as error:

@@ -5,6 +5,7 @@ What later items need to be encoded in the same space is kept beside the vectors
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ def source(config: Encoding, data: Artifact) -> Source:
     cf = None if config.cf is None else _inputs.read_cf(config, data, config.cf)
     unused = FILE_ONLY if config.vectors is None else TEXT_ONLY | TFIDF_ONLY | MODEL_ONLY
     unused = unused | (MODEL_ONLY if config.encoder == "tfidf" else TFIDF_ONLY) | (set() if cf else CF_ONLY)
+    _refuse_ignored(config, unused)
     recorded = {name: value for name, value in configs.as_dict(config).items() if name in ALL - unused}
     if config.vectors is not None:
         recorded["vectors"] = config.vectors.name
@@ -71,6 +73,8 @@ def encode(source: Source, items: pa.Table, home: Path, console: Console) -> Enc
         encoded = Encoded(_vector_files.read(wanted, console), {"kind": "file"})
     else:
         encoded = _text_vectors.encode(config, items, source.data.path, home, console)
+    if len(items) > 1 and (encoded.vector_ID == encoded.vector_ID[0]).all():
+        console.warn(f"all {len(items):,} items have the same vector: their identifiers say nothing about them")
     if cf_ID is not None:
         encoded.vector_ID = np.concatenate([_text_vectors.unit(encoded.vector_ID), cf_ID], axis=1, dtype=np.float32)
     return encoded
@@ -113,6 +117,15 @@ def _check(config: Encoding) -> None:
         raise UserError(f"--vectors takes the place of --encoder {config.encoder}: give one of them")
     if config.encoder == "tfidf" and config.pool == "separate":
         raise UserError("--pool separate needs a Hugging Face encoder: TF-IDF counts words wherever they stand")
+
+
+def _refuse_ignored(config: Encoding, unused: set[str]) -> None:
+    """A setting that was given and plays no part would be believed to."""
+    source = f"the file {config.vectors}" if config.vectors is not None else f"the encoder {config.encoder}"
+    for field in fields(Encoding):
+        if field.name in unused and getattr(config, field.name) != field.default:
+            without = "without --cf" if field.name in CF_ONLY else f"where vectors come from {source}"
+            raise UserError(f"--{field.name.replace('_', '-')} plays no part {without}. Leave it out")
 
 
 def _cf_part(cf: Artifact, source: Source, console: Console) -> np.ndarray:

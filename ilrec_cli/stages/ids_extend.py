@@ -10,15 +10,14 @@ import pyarrow as pa
 
 from ilrec_cli import artifacts, folders, plugins
 from ilrec_cli.console import Console
+from ilrec_cli.datasets._faults import Faults
 from ilrec_cli.datasets._raw import Reading
 from ilrec_cli.errors import UserError
 from ilrec_cli.ids._assignment import from_codes
 from ilrec_cli.ids._collisions import Space
 from ilrec_cli.settings import ExtendIds
 from ilrec_cli.stages import _ids_artifact, _ids_extension, _inputs, _text_vectors, _vectors
-from ilrec_cli.stages._ids_extension import Frozen
-
-Known = dict[str, int]  # original id -> place among the old items
+from ilrec_cli.stages._ids_extension import Frozen, Known
 
 
 def run(config: ExtendIds) -> dict[str, Any]:
@@ -31,11 +30,12 @@ def run(config: ExtendIds) -> dict[str, Any]:
 
 
 def _of_table(config: ExtendIds, frozen: Frozen, known: Known, console: Console) -> dict[str, Any]:
-    """A line of JSON for every item of the table, in its order: raw_id, codes, tokens, whether it is new."""
+    """A line of JSON for every item of the table, in its order: raw_id, codes, tokens, whether it is new by this call."""
     assert config.items is not None
     target = config.output or _inputs.dataset_dir(config) / f"{config.items.stem}.ids.jsonl"
     _inputs.refuse_existing(target, overwrite=config.overwrite)
-    reading = Reading()
+    frozen, known = _ids_extension.with_taken(frozen, known, config.taken)
+    reading = Reading(Faults(advice="Mend or delete the line"))
     items = plugins.part(plugins.load("datasets", "table"), "load").described_items(config.items, reading).to_arrow()
     path_ID, notes, _ = _paths(config, frozen, known, items, console)
     found = from_codes(path_ID, {})
@@ -48,6 +48,9 @@ def _of_table(config: ExtendIds, frozen: Frozen, known: Known, console: Console)
     artifacts.write_text(target, "\n".join([*lines, ""]))
     _say(notes, console)
     console.say(f"\nWritten: {target}")
+    if notes["new_items"]:
+        written = ",".join(map(str, [*config.taken, target]))
+        console.say(f"Another table knows nothing of this one; for paths that differ from these: --taken {written}")
     return {"path": str(target), "items": len(lines), **notes}
 
 
@@ -65,7 +68,7 @@ def _of_data(config: ExtendIds, frozen: Frozen, known: Known, console: Console) 
         raise UserError(f"{target} is there already. Choose another --name{', or --overwrite it' * (name != ids.name)}")
     path_ID, notes, vectors_ID = _paths(config, frozen, known, items, console)
     old_I = _old_rows(items, known)
-    encoded = _text_vectors.extended(ids, vectors_ID, old_I)
+    encoded = _text_vectors.extended(ids, vectors_ID)
     assignment = from_codes(
         path_ID, {"extended_from": ids.name, **notes, **_reconstruction(frozen, path_ID, vectors_ID)}
     )
@@ -94,8 +97,8 @@ def _paths(
             f"'{frozen.ids.name}' has none of the {len(items):,} items of {config.dataset}: is it of other data?"
         )
     new = np.flatnonzero(old_I < 0)
-    embeddings = _text_vectors.embeddings(frozen.ids)
-    vectors_ID = embeddings[np.maximum(old_I, 0)]
+    # New items are filled in below; those of --taken have paths, and of a table nobody asks for vectors.
+    vectors_ID = np.take(_text_vectors.embeddings(frozen.ids), old_I, axis=0, mode="clip")
     path_ID = frozen.path_OL[np.maximum(old_I, 0)]
     notes: dict[str, Any] = {"rule": frozen.ids.config["collisions"]}
     if len(new):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from ilrec_cli import artifacts
@@ -21,7 +22,9 @@ def run(config: ReportIds) -> dict[str, Any]:
     """Print the table and write the page."""
     console = Console.of(config)
     data = _inputs.read_data(config)
-    found = {ids.name: _figures(ids) for ids in _chosen(config, data)}
+    chosen = _chosen(config, data)
+    names = Counter(ids.name for ids in chosen)
+    found = {ids.name if names[ids.name] == 1 else str(ids.path): _figures(ids) for ids in chosen}
     rows = table(found)
     console.table([config.dataset, *found], [[label, *cells] for label, cells in rows])
     target = config.output or _inputs.dataset_dir(config) / "ids-report.html"
@@ -46,7 +49,8 @@ def table(found: dict[str, Figures]) -> list[tuple[str, list[str]]]:
 def _chosen(config: ReportIds, data: Artifact) -> list[Artifact]:
     """The identifiers that were named, or all of this version of the data."""
     if config.ids:
-        return [_inputs.read_ids(config, data, name) for name in dict.fromkeys(config.ids)]
+        named = [_inputs.read_ids(config, data, name) for name in config.ids]
+        return list({ids.path.resolve(): ids for ids in named}.values())
     root = _inputs.dataset_dir(config) / "ids"
     every = [artifacts.read(path, "ids") for path in _inputs.finished(root, "ids").values()]
     of_data = [ids for ids in every if ids.manifest["parents"]["data"] == data.digest]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ilrec_cli.errors import UserError
-from ilrec_cli.ids import _settle
+from ilrec_cli.ids import _collisions, _settle
 from ilrec_cli.ids._assignment import Assignment, prefixes, to_matrix
 from ilrec_cli.ids._collisions import Space, free_last_codes, resolve, suffixed
 from ilrec_cli.ids._quality import uniqueness
@@ -206,6 +206,46 @@ def test_an_import_is_resolved_by_free_codes_then_by_a_letter_that_no_token_has(
         "rule": "resolve", "colliding_items_before": 3, "collision_rate_before": pytest.approx(2 / 5),
         "moved_within_prefix": 1, "with_suffix": 2,
     }  # fmt: skip
+
+
+def test_an_import_takes_the_lowest_free_code_whatever_the_order_of_its_items() -> None:
+    """Codes that appear out of order, and of two digits, which text would put before those of one."""
+    paths = [
+        ["<a_0>", "<b_10>"], ["<a_0>", "<b_10>"], ["<a_0>", "<b_10>"], ["<a_0>", "<b_10>"],
+        ["<a_1>", "<b_9>"], ["<a_0>", "<b_2>"], ["<a_1>", "<b_7>"], ["<a_1>", "<b_3>"],
+    ]  # fmt: skip
+    expected = ["<b_10>", "<b_3>", "<b_7>", "<b_9>", "<b_9>", "<b_2>", "<b_7>", "<b_3>"]
+    rng = np.random.default_rng(0)
+    for order in [np.arange(8), np.arange(8)[::-1], *(rng.permutation(8) for _ in range(10))]:
+        tokens = pa.array([paths[item] for item in order], pa.list_(pa.string()))
+        codes = pa.array([[int(token[3:-1]) for token in paths[item]] for item in order], pa.list_(pa.int32()))
+        found = _settle.given(Assignment(codes, tokens, {}), "resolve", order)
+        assert [path[1] for path in found.tokens.to_pylist()] == [expected[item] for item in order]
+        assert [path[1] for path in found.codes.to_pylist()] == [int(expected[item][3:-1]) for item in order]
+        assert found.notes["collisions"]["moved_within_prefix"] == 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 4), st.integers(5, 8), st.integers(0, 1000))
+def test_items_with_one_vector_get_their_codes_by_key_whatever_the_last_bits(
+    twins: int, others: int, codes: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    code, space = world([2, codes], twins + others, seed, twins)
+    key = rng.permutation(twins + others)
+    exact = _collisions._squared_distances
+    found = resolve(code, space, key)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _collisions,
+            "_squared_distances",
+            lambda *points: (cost := exact(*points)) + rng.normal(size=cost.shape) * 1e-13,
+        )
+        assert resolve(code, space, key)[0].tolist() == found.tolist()
+    by_key = np.argsort(key[:twins])
+    inside = [tuple(path) for path in found[by_key].tolist() if path[0] == code[0, 0]]
+    assert inside == sorted(inside)
+    assert all(found[item, 0] == code[0, 0] for item in by_key[: len(inside)]), "who finds no room comes last"
 
 
 @pytest.mark.parametrize("rule", ["keep", "suffix", "resolve"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,8 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_goes_on(
     line = ilrec(*common).one_line()
     assert "--resume" in line
     assert "--overwrite" in line
-    assert "begun with another options" in ilrec(*common[:-2], "-o", "codes=4", "--resume").one_line()
+    line = ilrec(*common[:-2], "-o", "codes=4", "--resume").one_line()
+    assert "--resume: -o codes is 4, the checkpoint has 8" in line
     with monkeypatch.context() as patch:
         seen = stopping(patch, None)
         assert ilrec(*common, "--resume").code == 0
@@ -206,6 +208,17 @@ def test_report_of_two_side_by_side(own_world: Path, ilrec: Run) -> None:
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons", ""
     )
+
+
+def test_report_of_one_name_in_two_places(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    own, other = own_world / "toy" / "ids" / "text", tmp_path / "text"
+    shutil.copytree(own, other)
+    for names, expected in (
+        (f"text,{other}", [str(own), str(other)]),
+        (f"text,{own}", ["text"]),
+    ):
+        result = ilrec("ids", "report", *toy(own_world), "--ids", names, "--json")
+        assert list(json.loads(result.out.splitlines()[-1])["ids"]) == expected
 
 
 def test_report_takes_all_of_these_data_and_names_what_is_missing(own_world: Path, ilrec: Run) -> None:
@@ -303,6 +316,52 @@ def test_a_table_of_new_items(own_world: Path, tmp_path: Path, ilrec: Run) -> No
     assert backwards == found[::-1], "the order of the table does not matter"
 
 
+def test_tables_one_after_another(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    """Three times one text: with --taken each gets a path of its own, and keeps it."""
+    text = {key: items_of(own_world)[5][key] for key in ("title", "brand", "description")}
+    extend, found = ["ids", "extend", *toy(own_world), "--ids", "text", "--overwrite"], {}
+    for name in ("n1", "n2", "n3"):
+        rows = [{"raw_id": other, **text} for other in (*found, name)]  # earlier ones stand in it again
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        before = [own_world / "toy" / f"{other}.ids.jsonl" for other in found]
+        taken = ["--taken", ",".join(map(str, before))] if before else []
+        assert ilrec(*extend, "--items", tmp_path / f"{name}.jsonl", *taken).code == 0
+        lines = [json.loads(line) for line in (own_world / "toy" / f"{name}.ids.jsonl").read_text().splitlines()]
+        assert [(row["raw_id"], row["new"]) for row in lines] == [*((other, False) for other in found), (name, True)]
+        assert [row["tokens"] for row in lines[:-1]] == list(found.values())
+        found[name] = lines[-1]["tokens"]
+    assert len({tuple(path) for path in [*found.values(), *paths(own_world, "text").values()]}) == 3 + len(
+        items_of(own_world)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}\n", ":1: expected a line that"),
+        ("[" * 100000, ":1: expected a line that"),
+        ('{"raw_id": "x", "codes": [0, 9999]}\n', ":1: [0, 9999] is no path of 'text'"),
+        ('{"raw_id": "x", "codes": [0, 0, 0]}\n{"raw_id": "x", "codes": [0, 0, 1]}\n', ":2: item 'x' has another path"),
+        (None, "cannot be read"),
+    ],
+)
+def test_files_that_say_nothing_of_taken_paths(
+    text: str | None, message: str, own_world: Path, tmp_path: Path, ilrec: Run
+) -> None:
+    (tmp_path / "new.csv").write_text("raw_id,title\nx,One\n")
+    if text is not None:
+        (tmp_path / "taken").write_text(text)
+    extend = ["ids", "extend", *toy(own_world), "--ids", "text", "--items", tmp_path / "new.csv"]
+    assert message in ilrec(*extend, "--taken", tmp_path / "taken").one_line()
+
+
+def test_a_bad_line_of_a_table_of_new_items(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    (tmp_path / "new.jsonl").write_text('{"raw_id": "x", "title": "One"}\n{\n')
+    line = ilrec("ids", "extend", *toy(own_world), "--ids", "text", "--items", tmp_path / "new.jsonl").one_line()
+    assert "new.jsonl:2:" in line
+    assert "--on-error" not in line
+
+
 def test_the_same_text_gets_the_same_greedy_codes(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
     """Items of known text, under new ids, with collisions kept: their codes are those of the old items."""
     ilrec("build-ids", *toy(own_world), "--name", "kept", "-o", "codes=8", "--collisions", "keep")
@@ -319,6 +378,7 @@ def test_the_same_text_gets_the_same_greedy_codes(own_world: Path, tmp_path: Pat
     [
         (["--items", "nowhere.csv"], "no such file"),
         (["--output", "x"], "--output goes with --items"),
+        (["--taken", "x"], "--taken goes with --items"),
         (["--items", "x", "--name", "y"], "--output, not --name"),
         (["--ids", "imported"], "an import has no codebooks"),
     ],

@@ -45,6 +45,7 @@ def test_paths_are_kept_and_collisions_reported(
         ("empty", "expected a list of tokens"),
         ("list", "expected an object"),
         ("broken", "not valid JSON"),
+        ("deep", "nested too deeply"),
         ("absent", "cannot be read"),
     ],
 )
@@ -58,6 +59,7 @@ def test_odd_files_are_refused(
     elif change in ("number", "empty"):
         index[some] = 3 if change == "number" else []
     text = json.dumps([1] if change == "list" else index)
+    text = "[" * 200_000 if change == "deep" else text
     file = tmp_path / "toy.index.json"
     if change != "absent":
         file.write_text(text[:-5] if change == "broken" else text)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ilrec_cli.ids import rqkmeans
 from ilrec_cli.ids._assignment import from_codes, token
-from ilrec_cli.ids._quantise import Job, Quantised
-from ilrec_cli.ids.rqkmeans.quantise import automatic_codes, balanced, fit
+from ilrec_cli.ids._quantise import Job, Quantised, automatic_codes
+from ilrec_cli.ids.rqkmeans.quantise import balanced, fit
 from ilrec_cli.trie import ItemTrie
 
 
@@ -77,7 +77,7 @@ def test_suffix_tokens_and_their_paths() -> None:
 
 @pytest.mark.parametrize(("items", "codes"), [(4, 4), (384, 32), (3541, 128), (9922, 256), (10**6, 1024)])
 def test_automatic_codes(items: int, codes: int) -> None:
-    assert automatic_codes(items) == codes
+    assert automatic_codes(items, 1024) == codes
 
 
 def test_fewer_items_than_codes() -> None:

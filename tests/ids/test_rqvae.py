@@ -13,10 +13,10 @@ from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.ids import rqvae
-from ilrec_cli.ids._quantise import Job, Quantised, greedy
+from ilrec_cli.ids._quantise import Job, Quantised, automatic_codes, greedy
 from ilrec_cli.ids.rqvae import checkpoint
 from ilrec_cli.ids.rqvae.evaluation import Evaluation, collapsed_levels, evaluate
-from ilrec_cli.ids.rqvae.quantise import automatic_codes, distinct, fit, latent
+from ilrec_cli.ids.rqvae.quantise import distinct, fit, latent
 from ilrec_cli.ids.rqvae.train import Trainer
 
 ITEMS = 120
@@ -210,7 +210,7 @@ def test_fewer_items_than_codes_and_one_item(capsys: pytest.CaptureFixture[str])
     assert {len(book) for book in found.codebook_LKD} == {5}
     assert len(np.unique(found.code_IL[:, 0])) > 1
     assert quantised(vectors()[:1]).code_IL.tolist() == [[0, 0, 0]]
-    assert [automatic_codes(items) for items in (4, 384, 3686, 9922, 10**6)] == [4, 32, 128, 256, 256]
+    assert [automatic_codes(items, 256) for items in (4, 384, 3686, 9922, 10**6)] == [4, 32, 128, 256, 256]
 
 
 def test_a_vector_that_is_not_finite_is_named() -> None:

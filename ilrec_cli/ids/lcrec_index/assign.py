@@ -24,6 +24,8 @@ def assign(items: pa.Table, config: lcrec_index.Config) -> Assignment:
         index = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--index {path}: cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise UserError(f"--index {path}: nested too deeply for an object of item -> list of tokens") from error
     except ValueError as error:
         raise UserError(f"--index {path}: not valid JSON ({error})") from error
     if not isinstance(index, dict):

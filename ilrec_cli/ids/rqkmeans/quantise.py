@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ilrec_cli.errors import UserError
 from ilrec_cli.ids import rqkmeans
-from ilrec_cli.ids._quantise import BLOCK, Job, Quantised, canonical_order, greedy
+from ilrec_cli.ids._quantise import BLOCK, Job, Quantised, automatic_codes, canonical_order, greedy
 
 RECENTRED = 2  # times that centroids move to the means of their balanced members
 
@@ -17,7 +15,7 @@ def fit(vectors_ID: np.ndarray, config: rqkmeans.Config, rng: np.random.Generato
     """Codebooks of `levels` levels; the order of the items does not matter."""
     order = canonical_order(vectors_ID)
     residual_ID = np.asarray(vectors_ID, dtype=np.float32)[order]
-    size = min(config.codes or automatic_codes(len(vectors_ID)), len(vectors_ID))
+    size = min(config.codes or automatic_codes(len(vectors_ID), 1024), len(vectors_ID))
     code_IL = np.empty((len(vectors_ID), config.levels), dtype=np.int64)
     codebooks = []
     for level in job.console.progress(range(config.levels), "residual k-means"):
@@ -36,15 +34,6 @@ def fit(vectors_ID: np.ndarray, config: rqkmeans.Config, rng: np.random.Generato
 def latent(vectors_ID: np.ndarray, weights: dict[str, np.ndarray], config: rqkmeans.Config) -> np.ndarray:
     """The vectors themselves are what is quantised."""
     return np.asarray(vectors_ID, dtype=np.float32)
-
-
-def automatic_codes(items: int) -> int:
-    """A power of two near twice the square root of the number of items, from 4 to 1024.
-
-    >>> automatic_codes(9922)
-    256
-    """
-    return int(min(1024, max(4, 2 ** round(math.log2(2 * math.sqrt(items))))))
 
 
 def balanced(point_ID: np.ndarray, codebook_KD: np.ndarray) -> np.ndarray:

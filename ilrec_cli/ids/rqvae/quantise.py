@@ -8,15 +8,17 @@ import numpy as np
 
 from ilrec_cli.errors import UserError
 from ilrec_cli.ids import rqvae
-from ilrec_cli.ids._quantise import Job, Quantised, greedy
+from ilrec_cli.ids._quantise import Job, Quantised, as_bytes, automatic_codes, greedy
 from ilrec_cli.ids.rqvae.train import Trainer
+
+BLOCK = 1 << 15  # vectors encoded at a time
 
 
 def fit(vectors_ID: np.ndarray, config: rqvae.Config, rng: np.random.Generator, job: Job) -> Quantised:
     """Train on the different vectors, in an order of their own, so that the order of the items does not matter."""
     vector_UV, _ = distinct(vectors_ID)
     shift_V, scale = standard(vector_UV) if config.standardise else (np.zeros_like(vector_UV[0]), np.float32(1))
-    codes = min(config.codes or automatic_codes(len(vector_UV)), len(vector_UV))
+    codes = min(config.codes or automatic_codes(len(vector_UV), 256), len(vector_UV))
     if codes < config.codes:
         job.console.warn(f"codes is {config.codes:,}, but only {codes:,} items differ: {codes:,} codes a level")
     trainer = Trainer((vector_UV - shift_V) * scale, codes, config, int(rng.integers(2**63)), job)
@@ -62,12 +64,11 @@ def distinct(vectors_ID: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Items with the same vector cannot be told apart, so they are one row of training: a shop with many items without
     text would else spend its balanced batches on them.
     """
-    vectors_ID = np.ascontiguousarray(vectors_ID, dtype=np.float32) + np.float32(0)  # -0.0 becomes 0.0
+    vectors_ID = np.asarray(vectors_ID, dtype=np.float32) + np.float32(0)  # -0.0 becomes 0.0
     if not np.isfinite(vectors_ID).all():
         item = int(np.flatnonzero(~np.isfinite(vectors_ID).all(1))[0])
         raise UserError(f"RQ-VAE: the vector of item {item} is not finite. Check the encoder or the file of vectors")
-    as_bytes_I = vectors_ID.view(np.dtype((np.void, vectors_ID.itemsize * vectors_ID.shape[1]))).ravel()
-    _, first_U, where_I = np.unique(as_bytes_I, return_index=True, return_inverse=True)
+    _, first_U, where_I = np.unique(as_bytes(vectors_ID), return_index=True, return_inverse=True)
     return vectors_ID[first_U], where_I
 
 
@@ -77,15 +78,3 @@ def standard(vector_UV: np.ndarray) -> tuple[np.ndarray, np.float32]:
     shift_V = exact_UV.mean(0)
     variance = float(((exact_UV - shift_V) ** 2).mean())
     return shift_V.astype(np.float32), np.float32(1 / math.sqrt(variance) if variance > 0 else 1)
-
-
-def automatic_codes(items: int) -> int:
-    """A power of two near twice the square root of the number of items, from 4 to 256.
-
-    >>> automatic_codes(3686), automatic_codes(9922)
-    (128, 256)
-    """
-    return int(min(256, max(4, 2 ** round(math.log2(2 * math.sqrt(items))))))
-
-
-BLOCK = 1 << 15  # vectors encoded at a time
