@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import inspect
 import json
@@ -18,7 +17,7 @@ import typer
 from ilrec_cli import __version__, listing, plugins, settings
 from ilrec_cli import config as configs
 from ilrec_cli.config import Field
-from ilrec_cli.errors import UserError
+from ilrec_cli.errors import UserError, outside_reason
 
 # command -> (settings, module of the stage, panel of the overview, an example)
 COMMANDS: dict[str, tuple[type, str, str, str]] = {
@@ -42,8 +41,6 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
 PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Item vectors", "Model", "Optimisation", "",
           "Running")  # fmt: skip
 OPPOSITE = "no_"  # prefix of a switch's hidden opposite
-WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
-ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 GROUPS = {
     "data": "Look at preprocessed data, judge it, write it for other tools.",
@@ -90,7 +87,7 @@ def _guarded(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        reason = _outside_reason(error)
+        reason = outside_reason(error)
         if reason is None:
             raise
         return _complain(reason)
@@ -105,20 +102,6 @@ def _complain(message: str) -> int:
     """One line, whatever a file or a flag put into it."""
     print(f"error: {''.join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message)}", file=sys.stderr)
     return 2
-
-
-def _outside_reason(error: Exception) -> str | None:
-    """One line if the file system refused something (a full disk, no permission), else None: a bug."""
-    # Some writers report the system's refusal as an exception of their own, with its number in the text.
-    written = WRITE_ERRORS if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" else set()
-    number = getattr(error, "errno", None)
-    if number in written or any(f"os error {each})" in str(error) for each in written):
-        where = getattr(error, "filename", None) or "a file"
-        reason = os.strerror(number) if number else str(error)
-        return f"cannot write {where}: {reason}. Nothing half-written was kept; free space or choose another --work"
-    if isinstance(error, OSError) and number in ACCESS_ERRORS:
-        return f"cannot open {error.filename or 'a file'}: {error.strerror}"
-    return None
 
 
 def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:

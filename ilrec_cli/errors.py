@@ -1,9 +1,17 @@
-"""The one exception that stands for a mistake of the user: one clear line, exit code 2. Everything else is a bug."""
+"""The one exception that stands for a mistake of the user: one clear line, exit code 2; and what the system refuses.
+
+Everything else is a bug.
+"""
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+
+WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
+ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 
 class UserError(ValueError):
@@ -14,3 +22,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """' Did you mean X?' for a near miss, else ''."""
     match = difflib.get_close_matches(word.replace("-", "_"), list(known), n=1, cutoff=0.5)
     return f" Did you mean '{match[0]}'?" if match else ""
+
+
+def outside_reason(error: Exception) -> str | None:
+    """One line if the file system refused something (a full disk, no permission), else None: a bug."""
+    # Some writers report the system's refusal as an exception of their own, with its number in the text.
+    written = WRITE_ERRORS if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" else set()
+    number = getattr(error, "errno", None)
+    if number in written or any(f"os error {each})" in str(error) for each in written):
+        where = getattr(error, "filename", None) or "a file"
+        reason = os.strerror(number) if number else str(error)
+        return f"cannot write {where}: {reason}. Nothing half-written was kept; free space or choose another --work"
+    if isinstance(error, OSError) and number in ACCESS_ERRORS:
+        return f"cannot open {error.filename or 'a file'}: {error.strerror}"
+    return None
