@@ -26,7 +26,7 @@ def test_collisions_and_usage_of_4_x_256_on_industrial() -> None:
     items = json.loads(ITEMS.read_text(encoding="utf-8"))
     texts = [". ".join(filter(None, (items[key][name] for name in ("title", "description", "brand")))) for key in
              sorted(items, key=int)]  # fmt: skip
-    vectors_ID = _tfidf.encode(texts, 64, seed=0)
+    vectors_ID = _tfidf.transform(texts, _tfidf.fit(texts, 64, seed=0))
     found = fit(vectors_ID, rqvae.Config(codes=256), np.random.default_rng(0), Job())
     floor = collision_rate(np.unique(vectors_ID, axis=0, return_inverse=True)[1].reshape(-1, 1))
     assert floor == pytest.approx(11 / 3686)
