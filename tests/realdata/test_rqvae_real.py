@@ -20,7 +20,7 @@ ITEMS = SHARED / "industrial" / "Industrial_and_Scientific.item.json"
 pytestmark = [pytest.mark.realdata, pytest.mark.soak]
 
 
-@pytest.mark.skipif(not ITEMS.is_file(), reason=f"no {ITEMS}")
+@pytest.mark.skipif(not ITEMS.is_file() and not os.environ.get("ILREC_REQUIRE_REAL_DATA"), reason=f"no {ITEMS}")
 def test_collisions_and_usage_of_4_x_256_on_industrial() -> None:
     """About a minute on one core."""
     items = json.loads(ITEMS.read_text(encoding="utf-8"))
