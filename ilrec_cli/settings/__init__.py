@@ -1,9 +1,10 @@
 """The settings of every command: one frozen dataclass each. A field's text is its help; `ilrec COMMAND --help` shows it."""
 
+from ilrec_cli.settings.cf import FitCf, TrainCf, TuneCf
 from ilrec_cli.settings.data import AuditData, BuildIds, ConvertData, Encoding, Preprocess, ShowData
 from ilrec_cli.settings.ids import ExportIds, ExtendIds, ReportIds
-from ilrec_cli.settings.models import FitCf, Train, TrainCf, TuneCf
 from ilrec_cli.settings.results import Demo, Doctor, Evaluate, Recommend, Report
+from ilrec_cli.settings.train import Train
 
 __all__ = [
     "AuditData", "BuildIds", "ConvertData", "Demo", "Doctor", "Encoding", "Evaluate", "ExportIds", "ExtendIds", "FitCf",

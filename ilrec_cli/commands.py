@@ -1,0 +1,33 @@
+"""What `ilrec` can run: every command with its settings, the stage behind it, its place in the help, and an example."""
+
+from __future__ import annotations
+
+from ilrec_cli import settings
+
+# command -> (settings, module of the stage, panel of the overview, an example)
+COMMANDS: dict[str, tuple[type, str, str, str]] = {
+    "preprocess": (settings.Preprocess, "preprocess", "Pipeline", "ilrec preprocess --dataset Instruments --raw-dir data/Instruments"),
+    "build-ids": (settings.BuildIds, "build_ids", "Pipeline", "ilrec build-ids --dataset Instruments --encoder tfidf"),
+    "train-cf": (settings.TrainCf, "train_cf", "Pipeline", "ilrec train-cf --dataset Instruments --model sasrec"),
+    "train": (settings.Train, "train", "Pipeline", "ilrec train --dataset Instruments --method ilrec -o alpha=0.8"),
+    "evaluate": (settings.Evaluate, "evaluate", "Pipeline", "ilrec evaluate --dataset Instruments --run ilrec"),
+    "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),
+    "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
+    "data audit": (settings.AuditData, "data_audit", "Data", "ilrec data audit --dataset Instruments"),
+    "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
+    "data show": (settings.ShowData, "data_show", "Data", "ilrec data show --dataset Instruments -n 3"),
+    "tune cf": (settings.TuneCf, "tune_cf", "Pipeline", "ilrec tune cf --dataset Instruments --model gru4rec -o dropout_prob=0.3,0.5 -o learning_rate=1e-3,5e-4"),
+    "ids report": (settings.ReportIds, "ids_report", "Data", "ilrec ids report --dataset Instruments --ids rqkmeans,published"),
+    "ids extend": (settings.ExtendIds, "ids_extend", "Data", "ilrec ids extend --dataset Instruments --ids text --items new.csv"),
+    "ids export": (settings.ExportIds, "ids_export", "Data", "ilrec ids export --dataset Instruments --ids text"),
+    "demo": (settings.Demo, "demo", "Help", "ilrec demo"),
+    "doctor": (settings.Doctor, "doctor", "Help", "ilrec doctor"),
+}  # fmt: skip
+PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Item vectors", "Model", "Optimisation", "",
+          "Running")  # fmt: skip
+
+GROUPS = {
+    "data": "Look at preprocessed data, judge it, write it for other tools.",
+    "tune": "Search settings on validation data.",
+    "ids": "List ID schemes, or the options of one (ilrec ids NAME); judge identifiers, extend and export them.",
+}
