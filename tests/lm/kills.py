@@ -99,14 +99,21 @@ def main(folder: Path, kills: int) -> dict[str, Any]:
         else:
             found = load_file(folder / f"run{runs}" / "final.safetensors")
             assert found.keys() == wanted.keys()
-            assert all(torch.equal(found[name], value) for name, value in wanted.items()), f"other bits after {done} kills"
+            assert all(torch.equal(found[name], value) for name, value in wanted.items()), (
+                f"other bits after {done} kills"
+            )
             runs += 1
     if (folder / f"run{runs}").exists():  # the last run, cut off by the last kill
         forked(folder / f"run{runs}", None)
         found = load_file(folder / f"run{runs}" / "final.safetensors")
         assert all(torch.equal(found[name], value) for name, value in wanted.items())
         runs += 1
-    return {"steps": 60, "kills": done, "killed_in": dict(sorted(hit.items())), "runs_that_ended_with_the_same_bits": runs}
+    return {
+        "steps": 60,
+        "kills": done,
+        "killed_in": dict(sorted(hit.items())),
+        "runs_that_ended_with_the_same_bits": runs,
+    }
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ def test_two_processes_make_the_updates_of_one(together: Path, alone: Any, mode:
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=TOLERANCE[dtype], msg=name)
     ours, theirs = (
-        [row for row in read_log(place / "log.jsonl") if "loss" in row] for place in (together / f"{mode}-{dtype}", folder)
+        [row for row in read_log(place / "log.jsonl") if "loss" in row]
+        for place in (together / f"{mode}-{dtype}", folder)
     )
     for mine, its in zip(ours, theirs, strict=True):
         for key in its.keys() - {"seconds"}:
