@@ -84,7 +84,7 @@ class Parallel:
         finally:
             hook.remove()
             # The root's group waits, whole, for a backward pass that does not come here.
-            self.model.reshard()
+            self.module.reshard()
 
     def _joined(self, call: Callable[[], T]) -> T:
         result = call()

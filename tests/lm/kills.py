@@ -18,8 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[level]) for level in (0, 1, 2)]
-
 import torch
 from safetensors.torch import load_file, save_file
 from test_loop import SETTINGS, a_job, run

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[level]) for level in (0, 1, 2)]
-
 import numpy as np
 import torch
 from conftest import llama, qwen2

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import llama, qwen2
+from conftest import TINY_LM, llama, qwen2
 from parallel_worker import TWENTY, prompt
 from safetensors.torch import load_file
 from test_loop import a_job, catalogue, run
 
+from ilrec_cli import cli
 from ilrec_cli.json_log import read_log
 from ilrec_cli.lm.decode import beam_search
-from ilrec_cli.lm.steps import make_optimizer
 
+PATHS = [str(Path(__file__).parents[level]) for level in (0, 1, 2)]
 RATE = 1e-2  # of a_job
 
 
@@ -31,7 +32,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stopped(folder / "from-one", 9)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                str(Path(__file__).with_name("parallel_worker.py")), str(folder)]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300, check=False)
     # Judged by what the processes wrote: gloo rarely aborts at exit, after all work is done.
     assert (folder / "done-0").exists(), done.stderr[-5000:]
@@ -128,9 +129,21 @@ def test_sharded_decoding_is_decoding(together: Path, name: str) -> None:
             torch.testing.assert_close(found[str(size)][1].float(), score)
 
 
-def test_a_wrong_count_would_be_seen() -> None:
-    """The tolerance is below what one forgotten micro-batch does: AdamW moves every weight by about the rate a step."""
-    model = llama()
-    optimizer = make_optimizer(model, 0.0)
-    assert optimizer.defaults["fused"]
-    assert TOLERANCE["float32"] < RATE * 20 / 50
+def test_two_sharded_processes_by_the_command(own_world: Path) -> None:
+    """Trained, validated, saved: the model on disk opens as any other, with the figures of one process."""
+    common = ["train", "--dataset", "toy", "--work", str(own_world), *TINY_LM, "--method", "ilrec", "--json", "--quiet"]
+    alone = cli.invoke([*common, "--name", "alone"])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ilrec_cli",
+               *common, "--name", "shards", "--shard"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS[2]}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300, check=False)
+    train = own_world / "toy" / "runs" / "shards" / "train"
+    assert (train / "manifest.json").is_file(), done.stderr[-3000:]
+    found, wanted = (load_file(path / "model" / "model.safetensors") for path in (train, Path(alone["path"])))
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4, msg=name)
+    rows, expected = (
+        [row for row in read_log(path / "log.jsonl") if "best" in row] for path in (train, Path(alone["path"]))
+    )
+    assert [row["valid_ndcg@10"] for row in rows] == pytest.approx([row["valid_ndcg@10"] for row in expected], abs=1e-6)

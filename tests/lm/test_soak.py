@@ -16,7 +16,8 @@ LOG = Path(__file__).parents[2] / "benchmarks" / "results" / "soak-kills.json"
 
 def killed(folder: Path, kills: int) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__).with_name("kills.py")), str(folder), str(kills)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    paths = [str(Path(__file__).parents[level]) for level in (0, 1, 2)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=3000, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
