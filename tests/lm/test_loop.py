@@ -53,7 +53,7 @@ def catalogue(items: int) -> Catalogue:
     return Catalogue(gather_runs(flat, start, np.full(items, 3)), np.full(items, 3), node, trie)
 
 
-def a_job(folder: Path, settings: Train, dtype: torch.dtype = torch.float64, **parallel: Any) -> Job:
+def a_job(folder: Path, settings: Train, kind: torch.dtype = torch.float64, **parallel: Any) -> Job:
     """Users who walk through 40 items in order; a loss with every term."""
     lengths = np.random.default_rng(0).integers(4, 12, size=49)
     offsets = np.concatenate([[0], lengths.cumsum()])
@@ -68,7 +68,7 @@ def a_job(folder: Path, settings: Train, dtype: torch.dtype = torch.float64, **p
     method = Config(lambda_cpd=0.1, mu_crr=0.0)
     scores = iter([0.3, 0.1, 0.2, 0.0, 0.0, 0.0])
     return Job(
-        parallel=Parallel(SupervisedLM(llama(initializer_range=0.02).to(dtype), (2,)), Accelerator(cpu=True), **parallel),
+        parallel=Parallel(SupervisedLM(llama(initializer_range=0.02).to(kind), (2,)), Accelerator(cpu=True), **parallel),
         source=examples, loss=make_loss(method), weights=weights(method), rewards=None,
         validate=lambda: {"ndcg@10": next(scores), "hit@10": 0.5}, settings=settings, learning_rate=1e-2,
         epochs=settings.epochs, folder=folder, identity={"seed": settings.seed},
