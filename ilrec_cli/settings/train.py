@@ -69,6 +69,12 @@ class Train(OnUsers):
         int, "supervised positions projected to the vocabulary at a time; 0: all at once", Control, RUN
     ] = 0
     gradient_checkpointing: Annotated[bool, "recompute activations: less memory, more time", Control, RUN] = False
+    shard: Annotated[bool, "spread weights, gradients and optimiser state over the processes (FSDP2)", Control, RUN] = (
+        False
+    )
+    track: Annotated[
+        Literal["tensorboard", "wandb", "mlflow"] | None, "report to a tracker, besides log.jsonl", Control, RUN
+    ] = None
     log_every: Annotated[int, "steps between log lines", Control, RUN] = 20
     save_every: Annotated[int, "steps between checkpoints, besides one an epoch; 0: none", Control, RUN] = 0
     device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
