@@ -27,6 +27,13 @@ class Train(OnUsers):
 
     data: Data = None
     method: Annotated[str, "training method", Plugin("methods"), MODEL] = "ilrec"
+    preset: Annotated[
+        tuple[str, ...],
+        "settings under a name, such as paper-8b,table3-wo-cpo: later ones win, a file, flags and -o win over all; "
+        "listed by ilrec methods METHOD",
+        Control,
+        MODEL,
+    ] = ()
     backbone: Annotated[
         str, "Hugging Face causal LM (folder or name), or tiny-llama, tiny-qwen2: small, from scratch", MODEL
     ] = "tiny-llama"
