@@ -113,6 +113,22 @@ def attach(model: Any, folder: Path) -> Any:
     return adapted
 
 
+def attach_stock(model: Any, folder: Path, rows: int) -> Any:
+    """The same by PEFT alone, on a base as it was published: what users of an exported adapter do."""
+    from peft import PeftModel
+
+    if rows > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    with _calm():
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+def trained_tokens(folder: Path) -> list[int]:
+    """Ids of the tokens whose rows a saved adapter holds."""
+    indices = json.loads((folder / "adapter_config.json").read_text())["trainable_token_indices"] or {}
+    return list(next(iter(indices.values()), []))
+
+
 def _indices(plain: Any) -> dict[str, list[int]]:
     """Last part of the module's name -> ids of its trained rows."""
     return {

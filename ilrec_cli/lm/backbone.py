@@ -147,8 +147,9 @@ def save_plain(backbone: Backbone, folder: Path) -> None:
     from transformers import GenerationConfig
 
     tok = backbone.tokenizer
+    pad = tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id
     backbone.model.generation_config = GenerationConfig(
-        bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id
+        bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=pad
     )
     backbone.model.save_pretrained(folder)
     tok.save_pretrained(folder)
