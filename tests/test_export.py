@@ -60,7 +60,7 @@ def recipe(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "merge"), [("ilrec", False), ("qwen-lora", True), ("llama-lora", True), ("qwen-lora", False), ("llama-lora", False)]
+    ("name", "merge"), [("ilrec", False), ("qwen-lora", True), ("llama-lora", False)]
 )  # fmt: skip
 def test_the_card_says_how_to_get_the_runs_own_list(
     name: str, merge: bool, adapted: Path, tmp_path: Path, ilrec: Run
@@ -77,7 +77,9 @@ def test_the_card_says_how_to_get_the_runs_own_list(
     if form == "model":
         config = json.loads((target / "config.json").read_text())
         assert config["tie_word_embeddings"] == (name == "qwen-lora")
-        assert not {"temperature", "top_k", "top_p"} & json.loads((target / "generation_config.json").read_text()).keys()
+        assert (
+            not {"temperature", "top_k", "top_p"} & json.loads((target / "generation_config.json").read_text()).keys()
+        )
     code = recipe(target)
     (history,) = re.findall(r"^history = (\[.*?\])", code, re.MULTILINE)
     printed = alone(code, target)
@@ -134,7 +136,9 @@ def test_bfloat16_weights_are_merged_in_float32(adapted: Path, tmp_path: Path, i
     exact, rounded = (load_file(str(tmp_path / dtype / "model.safetensors")) for dtype in ("float32", "bfloat16"))
     assert all(torch.equal(rounded[key], value.to(torch.bfloat16)) for key, value in exact.items())
     assert json.loads((tmp_path / "bfloat16" / "config.json").read_text())["dtype"] == "bfloat16"
-    line = ilrec("export", *common(adapted), "--run", "llama-lora", "--dtype", "bfloat16", "--output", tmp_path / "x").one_line()
+    line = ilrec(
+        "export", *common(adapted), "--run", "llama-lora", "--dtype", "bfloat16", "--output", tmp_path / "x"
+    ).one_line()
     assert "--dtype bfloat16 goes with --merge" in line
 
 
