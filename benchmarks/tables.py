@@ -28,6 +28,7 @@ def tables() -> dict[str, str]:
     return {
         "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(),
         "preprocess": preprocess(), "growth": growth(), "startup": startup(),
+        "lora_rows": lora_rows(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
     }  # fmt: skip
 
@@ -99,6 +100,17 @@ def startup() -> str:
     torch = cell["import torch"]
     return _markdown(["command", "seconds", "of importing torch"],
                      [[f"`{name}`", f"{value:.2f}", f"{value / torch:.2f}"] for name, value in cell.items()])  # fmt: skip
+
+
+def lora_rows() -> str:
+    """New rows under LoRA: forward and backward, and how many times a frozen matrix each way takes."""
+    cell = json.loads((RESULTS / "lora-rows.json").read_text())["calls"]
+    names = list(next(iter(cell.values())))
+    rows = []
+    for task, seconds in cell.items():
+        shown = [f"{1000 * seconds[name]:.1f} ms" for name in names]
+        rows.append([task, *shown, f"{seconds['PEFT'] / seconds['ilrec']:.1f}"])
+    return _markdown(["part", *names, "times as fast as PEFT"], rows)
 
 
 def preprocess() -> str:

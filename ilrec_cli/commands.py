@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "evaluate": (settings.Evaluate, "evaluate", "Pipeline", "ilrec evaluate --dataset Instruments --run ilrec"),
     "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),
     "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
+    "export": (settings.Export, "export", "Results", "ilrec export --dataset Instruments --run ilrec --merge --output model"),
     "data audit": (settings.AuditData, "data_audit", "Data", "ilrec data audit --dataset Instruments"),
     "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
     "data show": (settings.ShowData, "data_show", "Data", "ilrec data show --dataset Instruments -n 3"),

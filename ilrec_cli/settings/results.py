@@ -1,4 +1,4 @@
-"""Settings of evaluate, recommend, report, demo, doctor."""
+"""Settings of evaluate, recommend, report, export, demo, doctor."""
 
 from __future__ import annotations
 
@@ -66,6 +66,21 @@ class Report(Common):
     dataset: Annotated[str, "name of the dataset", DATA]
     data: Data = None
     output: Annotated[Path | None, "the page [WORK/DATASET/report.html]", Control, RUN] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Common):
+    """Write a trained language model as a Hugging Face folder that needs no ilrec: weights, catalogue, prompt, card."""
+
+    dataset: Annotated[str, "name of the dataset", DATA]
+    data: Data = None
+    run: Annotated[str | None, "run: name, method or folder [the only run]", DATA] = None
+    merge: Annotated[
+        bool, "write adapters into the weights of their base; without it the folder holds the adapter", MODEL
+    ] = False
+    dtype: Annotated[DType, "number format of the weights written; they are merged in float32", MODEL] = "float32"
+    output: Annotated[Path | None, "the folder [WORK/DATASET/exported/RUN]", Control, RUN] = None
+    overwrite: Annotated[bool, "replace an exported folder that is there", Control, RUN] = False
 
 
 @dataclass(frozen=True, kw_only=True)
