@@ -33,7 +33,7 @@ def exact_scores(
     scorer = _Scorer(model, (input_ids_BS, attention_mask_BS), trie, normalize)
     size = max(NODES // len(input_ids_BS), 64)
     scorer.score(torch.zeros(1, dtype=torch.long, device=device))
-    for part_W in scorer.nodes_to_run().split(size):
+    for part_W in torch.split(scorer.nodes_to_run(), size):
         scorer.score(part_W)
     total_BN = scorer.edge_BN
     for start, end in trie.levels()[2:]:
@@ -71,7 +71,7 @@ class _Scorer:
         token_E = self.trie.token_of(child_E)
         logit_BE = torch.cat([
             self.logits.pairs(hidden_BWD[:, owner].flatten(0, 1), token.repeat(rows)).view(rows, -1)
-            for owner, token in zip(owner_E.split(step), token_E.split(step), strict=True)
+            for owner, token in zip(torch.split(owner_E, step), torch.split(token_E, step), strict=True)
         ], 1)  # fmt: skip
         if self.normalize == "trie":
             norm_BW = _segment_logsumexp(logit_BE, owner_E, len(node_W))

@@ -192,7 +192,7 @@ class Copies:
         """As `Tree.branches`, level by level on a copy of the cache; tokens are ordered by depth."""
         kept = (copy.deepcopy(self.cache), self.mask_BS, self.width)
         rows, parts, above = len(self.mask_BS), [], slice(0, 0)
-        for depth in depth_W.unique().tolist():
+        for depth in torch.unique(depth_W).tolist():
             level_W = (depth_W == depth).nonzero()[:, 0]
             level = slice(int(level_W[0]), int(level_W[-1]) + 1)
             parent_W = ancestors_WW[level, above].int().argmax(1) if depth else torch.zeros_like(level_W)
