@@ -22,12 +22,19 @@ TILE_TOKENS = 2048  # of the vocabulary at a time on a CPU, where a tile should 
 TILE_FLOATS = {"cpu": 1 << 21, "cuda": 1 << 26}  # logits that exist at a time
 
 
+def language_model(model: Any) -> Any:
+    """The transformers model inside what makes it parallel and what adapts it."""
+    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        model = model.module
+    return causal_lm(model)
+
+
 class Logits:
     """The head of a causal LM, as the model itself applies it: scaling and soft caps included."""
 
     def __init__(self, model: Any):
-        self.lm = SupervisedLM(causal_lm(model))
-        self.head = causal_lm(model).get_output_embeddings()
+        self.lm = SupervisedLM(language_model(model))
+        self.head = language_model(model).get_output_embeddings()
         # An adapter on the head, or a quantised one, is called as it is: only a plain matrix has rows to pick.
         self.vocabulary = self.lm.backbone.get_output_embeddings().weight.shape[0]
         self.plain = type(self.head) is nn.Linear and not self.head.weight.is_meta
