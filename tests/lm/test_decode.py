@@ -10,6 +10,7 @@ import torch
 from conftest import brute_force_paths, family, llama
 from torch import Tensor
 
+from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search, expand
 from ilrec_cli.trie import ItemTrie
 
@@ -328,3 +329,9 @@ def test_checkpoint_settings_play_no_part() -> None:
     found = beam_search(model, ids, mask, trie, beams=6)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
+
+
+def test_items_of_another_vocabulary_are_refused() -> None:
+    ids = torch.tensor([[3, 4]])
+    with pytest.raises(UserError, match="items use token 60, the model has 60"):
+        beam_search(llama(), ids, torch.ones_like(ids), ItemTrie.build([[5, END], [60, END]]), beams=2)
