@@ -130,3 +130,28 @@ def test_an_early_exit_runs_fewer_blocks_and_gives_phi_of_that_layer() -> None:
     leaves, scores = by_generate(short, ids, mask, trie, 5)
     assert leaf_BK.tolist() == leaves
     torch.testing.assert_close(score_BK, scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma3"])
+def test_a_lead_that_all_prompts_share_is_run_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    model, trie = family(name), ItemTrie.build(brute_force_paths(rng, 60, range(3, 14), 3, END))
+    lead, rest = torch.arange(3, 12), [rng.integers(3, 60, size=size).tolist() for size in (6, 1, 4)]
+    mask = torch.tensor([[0] * (6 - len(row)) + [1] * (9 + len(row)) for row in rest])
+    ids = torch.tensor([[2] * (6 - len(row)) + lead.tolist() + row for row in rest])
+    seen = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda _, arguments, words: seen.append(tuple(words["input_ids"].shape)), with_kwargs=True
+    )
+    shared = beam_search(model, ids, mask, trie, beams=6)
+    assert {(1, 9), (3, 6)} <= set(seen)
+    monkeypatch.setattr(tree, "WORTH_SHARING", 99)
+    seen.clear()
+    alone = beam_search(model, ids, mask, trie, beams=6)
+    assert (3, 15) in seen
+    hook.remove()
+    assert torch.equal(shared[0], alone[0])
+    torch.testing.assert_close(shared[1], alone[1], rtol=0, atol=1e-5)
+    monkeypatch.undo()
+    same = beam_search(model, ids[:1].expand(3, -1), mask[:1].expand(3, -1), trie, beams=6)  # the same prompt thrice
+    assert torch.equal(same[0], alone[0][:1].expand(3, -1))
