@@ -29,7 +29,7 @@ def tables() -> dict[str, str]:
         "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(),
         "preprocess": preprocess(), "growth": growth(), "startup": startup(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
-        "decode": decode(), "decode_growth": decode_growth(),
+        **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
     }  # fmt: skip
 
 
