@@ -10,7 +10,6 @@ import torch
 from conftest import brute_force_paths, llama, qwen2
 from torch import Tensor
 
-from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search, expand
 from ilrec_cli.trie import ItemTrie
 
@@ -171,14 +170,6 @@ def test_step_scores_see_every_candidate_and_change_the_result() -> None:
 
     leaf_BK, _ = beam_search(model, ids, mask, trie, beams=3, step_scores=only_item_9)
     assert leaf_BK[:, 0].tolist() == [favourite, favourite]
-
-
-def test_a_prompt_longer_than_a_sliding_window_is_refused() -> None:
-    model = qwen2(use_sliding_window=True, sliding_window=8, max_window_layers=0)
-    trie = ItemTrie.build([[3, END], [4, END]])
-    ids, mask = prompts(np.random.default_rng(0), 1, longest=9)
-    with pytest.raises(UserError, match="sliding"):
-        beam_search(model, ids, mask, trie, beams=2)
 
 
 def test_expand_lists_popular_items_of_a_leaf_first() -> None:
