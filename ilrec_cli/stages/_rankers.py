@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -33,7 +31,7 @@ def open_lm(plan: Plan, ids: Artifact, device: torch.device) -> Opened:
     """A language model: beam search over the identifiers, or all of them scored."""
     ranker = _ranker(plan, ids, device)
     sequences, max_history = _inputs.sequences(plan.data), plan.data.json("card.json")["max_history"]
-    find = getattr(ranker, "rank_exactly") if plan.rules["search"] == "exact" else ranker.rank
+    find = ranker.exact if plan.rules["search"] == "exact" else ranker.rank
 
     def rank(user_B: np.ndarray, end_B: np.ndarray) -> Rankings:
         item_Bk, score_Bk = find(histories(sequences, user_B, end_B, max_history), plan.listed)
@@ -46,8 +44,7 @@ def open_lm(plan: Plan, ids: Artifact, device: torch.device) -> Opened:
 
 def _ranker(plan: Plan, ids: Artifact, device: torch.device) -> Ranker:
     rules = plan.rules
-    more: dict[str, Any] = {} if "exit_layer" not in rules else {"exit_layer": rules["exit_layer"]}
     return _models.open_ranker(
         plan.model, ids, plan.data, device=device, dtype=devices.DTYPES[rules["dtype"]],
-        beams=rules.get("beams", plan.listed), normalize=rules["normalize"], **more,
+        beams=rules["beams"], normalize=rules["normalize"], exit_layer=rules.get("exit_layer"),
     )  # fmt: skip

@@ -75,6 +75,8 @@ def summary(judged: Judged, ks: Iterable[int], *, ambiguity: bool) -> dict[str, 
     flat = labelled(parts, len(judged.rank_E))
     sliced = {name: each for name, each in every.items() if name.startswith(("hit", "ndcg"))}
     figures = _figures(*collect(every, judged.user_E, {WHOLE: flat[WHOLE]}))
+    # Means over events are taken over events, not added up by user: the last bits are those of the definition.
+    figures[WHOLE]["metrics"] |= {name: float(each.mean()) for name, each in every.items() if "recall" not in name}
     by_slice = _figures(*collect(sliced, judged.user_E, flat))
     return {
         **figures[WHOLE],

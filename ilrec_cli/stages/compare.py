@@ -17,6 +17,7 @@ from ilrec_cli.settings import Compare
 from ilrec_cli.stages import _evaluation, _inputs, _protocol, _rankings, _summary
 from ilrec_cli.stages._summary import Judged
 
+DEFAULTS = ("full", "full-beam20-vocab")  # protocols of `ilrec evaluate` without flags
 SEED_OF = r"-s\d+$"  # how the runs of one configuration are told apart
 
 
@@ -106,7 +107,7 @@ def _models(config: Compare, name: str) -> list[Path]:
 
 
 def _evaluated(config: Compare, model: Path, protocol: str, data: Artifact) -> Artifact:
-    """The model's evaluation under a protocol; without one, the only one of the split over all users."""
+    """The model's evaluation under a protocol; without one, that of evaluate's defaults, or the only one."""
     name, manifest = model.parent.name, artifacts.read_manifest(model)
     folders = [path for path in sorted((model.parent / "eval").glob("[!.]*")) if artifacts.exists(path)]
     current = {"run": manifest["digest"], "data": data.digest}
@@ -129,7 +130,10 @@ def _evaluated(config: Compare, model: Path, protocol: str, data: Artifact) -> A
 
 
 def _plainest(done: list[Artifact]) -> list[Artifact]:
-    """Those over all users with the last layer, where there are such."""
+    """That of evaluate's defaults, or those over all users with the last layer, where there are such."""
+    default = [each for each in done if each.name.removeprefix("test-").removeprefix("valid-") in DEFAULTS]
+    if default:
+        return default
     for special in ("limit_users", "exit_layer"):
         plain = [each for each in done if special not in each.json("metrics.json")["protocol"]]
         done = plain or done
