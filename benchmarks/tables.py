@@ -29,6 +29,7 @@ def tables() -> dict[str, str]:
         "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(),
         "preprocess": preprocess(), "growth": growth(), "startup": startup(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
+        "decode": decode(), "decode_growth": decode_growth(),
     }  # fmt: skip
 
 
@@ -131,6 +132,24 @@ def growth() -> str:
     exponents = cell["exponents"]
     return _markdown(["rows of CSV", "time", "peak memory"],
                      [*rows, ["growth exponent", f"{exponents['seconds']:.2f}", f"{exponents['peak_gib']:.2f}"]])  # fmt: skip
+
+
+def decode() -> str:
+    """Users per second of beam search, beside generate, by normalisation."""
+    cell = json.loads((RESULTS / "decode.json").read_text())
+    rows = [["generate, prefix function", cell["users_per_second"]["generate"], "1.0", "-"]]
+    for kind in ("vocab", "ids", "trie"):
+        share = cell["share_of_lookups"].get(kind)
+        rows.append([f"`{kind}`", cell["users_per_second"][kind], f"{cell['times_as_fast'][kind]:.1f}",
+                     "-" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
+    return _markdown(["beam search", "users per second", "times as fast", "look-ups in the trie"], rows)
+
+
+def decode_growth() -> str:
+    cell = json.loads((RESULTS / "decode.json").read_text())["growth"]
+    rows = [[f"{int(items):,} items", f"{seconds:.2f} s"] for items, seconds in cell["items"].items()]
+    rows += [[f"prompts of {length} tokens", f"{seconds:.2f} s"] for length, seconds in cell["prompt"].items()]
+    return _markdown(["64 users, `vocab`", "time"], rows)
 
 
 def ids() -> str:

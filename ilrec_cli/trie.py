@@ -103,9 +103,8 @@ class ItemTrie:
 
     def is_settled(self, node_N: Tensor) -> Tensor:
         """True where a single leaf remains below a node (or is it); -1 is not settled."""
-        node_N = self._index(node_N)
-        first, last = self._leaf[self.order[self._lo[node_N]]], self._leaf[self.order[self._hi[node_N] - 1]]
-        return (node_N >= 0) & (first == last)
+        lo_N, hi_N = self.range(node_N)
+        return (hi_N > lo_N) & (self._leaf[self.order[lo_N]] == self._leaf[self.order[hi_N - 1]])
 
     def token_of(self, node_N: Tensor) -> Tensor:
         """The token that leads into each node; -1 for the root."""
@@ -114,13 +113,6 @@ class ItemTrie:
     def parents(self) -> Tensor:
         """The parent of every node; -1 for the root."""
         return torch.cat([self._key.new_full((1,), -1), self._key // self._base])
-
-    def levels(self) -> list[tuple[int, int]]:
-        """The nodes of each depth, from the root on, as (first, one beyond the last)."""
-        bounds = [(0, 1)]
-        while (below := (int(self._first[bounds[-1][0]]), int(self._last[bounds[-1][1] - 1])))[0] < below[1]:
-            bounds.append(below)
-        return bounds
 
     def leaf_of(self, item_I: Tensor) -> Tensor:
         """The leaf of each item; -1 where `restrict` left the item out, and for item -1."""

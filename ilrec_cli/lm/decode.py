@@ -20,6 +20,9 @@ from ilrec_cli.trie import ItemTrie
 # (node_BK, token_BKC, log_prob_BKC) -> log_prob_BKC: mixes other evidence into a step's scores. Row b is prompt b.
 StepScores = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+GROUP = 16  # prompts of similar length that are searched together
+WORTH_GROUPING = 0.1  # share of padding in the prompts
+
 
 class Beams(NamedTuple):
     """Hypotheses of one depth, best first; node -1 and score -inf where there are fewer than K."""
@@ -54,9 +57,24 @@ def beam_search(
         raise ValueError(
             f"beams {beams}, normalize '{normalize}': expected beams >= 1 and one of {get_args(Normalize)}"
         )
-    rows, device = len(input_ids_BS), input_ids_BS.device
+    device = input_ids_BS.device
     trie = trie if trie.order.device == device else trie.to(device)
-    walk = Walk(model, (input_ids_BS, attention_mask_BS), trie, normalize, beams)
+    leaf_BK = torch.full((len(input_ids_BS), beams), -1, device=device)
+    score_BK = torch.full((len(input_ids_BS), beams), -torch.inf, device=device)
+    every_row = torch.arange(len(input_ids_BS), device=device)
+    # `step_scores` knows prompts by their row, so with it they stay together.
+    for row_b in _by_length(attention_mask_BS) if step_scores is None else [every_row]:
+        longest = int(attention_mask_BS[row_b].sum(1).max())
+        prompts = input_ids_BS[row_b, -longest:], attention_mask_BS[row_b, -longest:]
+        walk = Walk(model, prompts, trie, normalize, beams)
+        leaf_BK[row_b], score_BK[row_b] = _search(walk, len(row_b), beams, length_penalty, step_scores)
+    return leaf_BK, score_BK
+
+
+def _search(
+    walk: Walk, rows: int, beams: int, length_penalty: float, step_scores: StepScores | None
+) -> tuple[Tensor, Tensor]:
+    trie, device = walk.trie, walk.trie.order.device
     best_leaf = torch.full((rows, beams), -1, device=device)
     best_score = torch.full((rows, beams), -torch.inf, device=device)
     open_B1 = torch.ones(rows, 1, dtype=torch.bool, device=device)
@@ -104,6 +122,15 @@ def expand(leaf_BK: Tensor, trie: ItemTrie, priority_I: Tensor, k: int) -> Tenso
     slot_Bk = slot_Bk.clamp(max=leaf_BK.shape[1] - 1)
     place_Bk = first_BK.gather(1, slot_Bk) + rank_Bk - (end_BK - count_BK).gather(1, slot_Bk)
     return torch.where(inside_Bk, item_I[torch.where(inside_Bk, place_Bk, 0)], -1)
+
+
+def _by_length(mask_BS: Tensor) -> list[Tensor]:
+    """Rows in groups of similar length where that saves much padding: on a CPU, time goes with the tokens."""
+    length_B = mask_BS.sum(1)
+    order_B = length_B.argsort(descending=True, stable=True)
+    padding = 1 - length_B.sum().item() / mask_BS.numel()
+    grouped = mask_BS.device.type == "cpu" and padding > WORTH_GROUPING
+    return list(torch.split(order_B, GROUP)) if grouped else [order_B]
 
 
 def _best_candidates(total_BKC: Tensor, token_BKC: Tensor, child_BKC: Tensor, keep: int) -> Beams:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm.backbone import causal_lm
+from ilrec_cli.lm.logits import language_model
 from ilrec_cli.lm.model import decoder
 
 
@@ -17,7 +17,7 @@ def early_exit(model: Any, layer: int, head: nn.Module | None = None) -> Any:
 
     Only modules on the way to the blocks are copied, shallowly; the model itself is untouched.
     """
-    inner = causal_lm(model)
+    inner = language_model(model)
     stack = decoder(inner)
     depth = inner.config.get_text_config().num_hidden_layers
     if not 1 <= layer <= depth:

@@ -33,10 +33,10 @@ def exact_scores(
     scorer = _Scorer(model, (input_ids_BS, attention_mask_BS), trie, normalize)
     size = max(NODES // len(input_ids_BS), 64)
     scorer.score(torch.zeros(1, dtype=torch.long, device=device))
-    for part_W in scorer.nodes_to_run().split(size):
+    for part_W in torch.split(scorer.nodes_to_run(), size):
         scorer.score(part_W)
     total_BN = scorer.edge_BN
-    for start, end in trie.levels()[2:]:
+    for start, end in scorer.levels[2:]:
         total_BN[:, start:end] += total_BN.index_select(1, scorer.parent_N[start:end])
     leaf_L = trie.is_leaf(torch.arange(len(trie), device=device)).nonzero()[:, 0]
     return leaf_L, total_BN.index_select(1, leaf_L) / scorer.depth_N[leaf_L] ** length_penalty
@@ -50,8 +50,9 @@ class _Scorer:
         self.logits = Logits(model)
         self.prompts = open_prompts(model, *prompts, NODES // len(prompts[0]) + trie.max_depth)
         self.parent_N, self.token_U = trie.parents(), trie.tokens()
+        self.levels = _levels(self.parent_N)
         self.depth_N = torch.zeros_like(self.parent_N)
-        for depth, (start, end) in enumerate(trie.levels()):
+        for depth, (start, end) in enumerate(self.levels):
             self.depth_N[start:end] = depth
         self.edge_BN = torch.zeros(len(prompts[0]), len(trie), device=self.parent_N.device)
 
@@ -71,7 +72,7 @@ class _Scorer:
         token_E = self.trie.token_of(child_E)
         logit_BE = torch.cat([
             self.logits.pairs(hidden_BWD[:, owner].flatten(0, 1), token.repeat(rows)).view(rows, -1)
-            for owner, token in zip(owner_E.split(step), token_E.split(step), strict=True)
+            for owner, token in zip(torch.split(owner_E, step), torch.split(token_E, step), strict=True)
         ], 1)  # fmt: skip
         if self.normalize == "trie":
             norm_BW = _segment_logsumexp(logit_BE, owner_E, len(node_W))
@@ -106,6 +107,14 @@ class _Scorer:
         _, child_WC = self.trie.children(node_W)
         real = child_WC >= 0
         return real.nonzero()[:, 0], child_WC[real]
+
+
+def _levels(parent_N: Tensor) -> list[tuple[int, int]]:
+    """The nodes of each depth, from the root on, as (first, one beyond the last)."""
+    bounds = [(0, 1)]
+    while (end := bounds[-1][1]) < len(parent_N):
+        bounds.append((end, int(torch.searchsorted(parent_N, end))))  # nodes are numbered breadth-first
+    return bounds
 
 
 def _segment_logsumexp(value_BE: Tensor, owner_E: Tensor, owners: int) -> Tensor:

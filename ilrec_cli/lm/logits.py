@@ -9,6 +9,7 @@ Shapes: N positions, D width, V vocabulary, U tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,12 +22,19 @@ TILE_TOKENS = 2048  # of the vocabulary at a time on a CPU, where a tile should 
 TILE_FLOATS = {"cpu": 1 << 21, "cuda": 1 << 26}  # logits that exist at a time
 
 
+def language_model(model: Any) -> Any:
+    """The transformers model inside what makes it parallel and what adapts it."""
+    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        model = model.module
+    return causal_lm(model)
+
+
 class Logits:
     """The head of a causal LM, as the model itself applies it: scaling and soft caps included."""
 
     def __init__(self, model: Any):
-        self.lm = SupervisedLM(causal_lm(model))
-        self.head = causal_lm(model).get_output_embeddings()
+        self.lm = SupervisedLM(language_model(model))
+        self.head = language_model(model).get_output_embeddings()
         # An adapter on the head, or a quantised one, is called as it is: only a plain matrix has rows to pick.
         self.vocabulary = self.lm.backbone.get_output_embeddings().weight.shape[0]
         self.plain = type(self.head) is nn.Linear and not self.head.weight.is_meta
@@ -34,14 +42,13 @@ class Logits:
     def rows(self, hidden_ND: Tensor, token_U: Tensor) -> Tensor:
         """logits_NU of some tokens, float32."""
         if not self.plain:
-            return torch.cat([part.index_select(1, token_U) for part in self._whole(hidden_ND)])
+            return torch.cat([part.index_select(1, token_U) for (part,) in self.parts(hidden_ND)])
         return self._product(hidden_ND, self.head.weight.index_select(0, token_U), self._bias(token_U))
 
     def pairs(self, hidden_ND: Tensor, token_N: Tensor) -> Tensor:
         """logit_N of one token per position, float32."""
         if not self.plain:
-            tokens = token_N.split(self._positions(hidden_ND))
-            parts = zip(self._whole(hidden_ND), tokens, strict=True)
+            parts = self.parts(hidden_ND, token_N)
             return torch.cat([part.gather(1, token[:, None])[:, 0] for part, token in parts])
         logit_N = (hidden_ND * self.head.weight.index_select(0, token_N)).sum(1)
         bias_N = self._bias(token_N)
@@ -52,16 +59,23 @@ class Logits:
         if not len(hidden_ND):
             return hidden_ND.new_zeros(0, dtype=torch.float32)
         if not self.plain:
-            return torch.cat([part.logsumexp(1) for part in self._whole(hidden_ND)])
-        return torch.cat([self._tiled(part) for part in hidden_ND.split(self._positions(hidden_ND))])
+            return torch.cat([part.logsumexp(1) for (part,) in self.parts(hidden_ND)])
+        tile = min(TILE_TOKENS, self.vocabulary) if hidden_ND.device.type == "cpu" else self.vocabulary
+        size = max(TILE_FLOATS.get(hidden_ND.device.type, 1 << 24) // tile, 1)
+        return torch.cat([self._tiled(part, tile) for part in torch.split(hidden_ND, size)])
 
-    def _tiled(self, hidden_ND: Tensor) -> Tensor:
+    def parts(self, hidden_ND: Tensor, *others_N: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """(logits_NV, and the same positions of other tensors), a bounded number of positions at a time."""
+        size = max(TILE_FLOATS.get(hidden_ND.device.type, 1 << 24) // self.vocabulary, 1)
+        for hidden, *others in zip(*(torch.split(each, size) for each in (hidden_ND, *others_N)), strict=True):
+            yield self.lm._after_head(self.head(hidden)), *others
+
+    def _tiled(self, hidden_ND: Tensor, tile: int) -> Tensor:
         """One pass over the vocabulary: the sum so far is relative to the largest logit so far."""
         largest_N1 = sum_N1 = None
-        size = TILE_TOKENS if hidden_ND.device.type == "cpu" else self.vocabulary
         bias = self.head.bias
-        for start in range(0, self.vocabulary, size):
-            part = slice(start, start + size)
+        for start in range(0, self.vocabulary, tile):
+            part = slice(start, start + tile)
             logits = self._product(hidden_ND, self.head.weight[part], None if bias is None else bias[part])
             peak_N1 = logits.amax(1, keepdim=True)
             if largest_N1 is None or sum_N1 is None:
@@ -79,13 +93,3 @@ class Logits:
 
     def _bias(self, token_U: Tensor) -> Tensor | None:
         return None if self.head.bias is None else self.head.bias.index_select(0, token_U)
-
-    def _whole(self, hidden_ND: Tensor) -> list[Tensor]:
-        """logits_NV, a bounded number of positions at a time."""
-        return [self.lm._after_head(self.head(part)) for part in hidden_ND.split(self._positions(hidden_ND))]
-
-    def _positions(self, hidden_ND: Tensor) -> int:
-        """How many positions meet the vocabulary (or a tile of it) at a time."""
-        floats = TILE_FLOATS.get(hidden_ND.device.type, 1 << 24)
-        tile = TILE_TOKENS if self.plain and hidden_ND.device.type == "cpu" else self.vocabulary
-        return max(floats // tile, 1)

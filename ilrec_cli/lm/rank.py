@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from ilrec_cli.histories import Sequences, histories, targets
-from ilrec_cli.lm.decode import Normalize, beam_search, expand
+from ilrec_cli.lm.decode import beam_search, expand
 from ilrec_cli.lm.early_exit import early_exit
 from ilrec_cli.lm.exact import exact_scores
 from ilrec_cli.lm.examples import Catalogue, Layout
+from ilrec_cli.lm.walk import Normalize
 from ilrec_cli.ranking import LISTED, Rankings, no_rankings, rank_in, top_k
 
 

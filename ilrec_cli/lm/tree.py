@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ilrec_cli.lm.backbone import causal_lm
+from ilrec_cli.lm.logits import language_model
 from ilrec_cli.lm.model import SupervisedLM, decoder
 
 KNOWN_KINDS = {"full_attention", "sliding_attention"}
@@ -30,13 +30,13 @@ _TAKES_TREES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 def open_prompts(model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor, room: int) -> Tree | Copies:
     """Run the prompts (padded on the left), ready for `room` tokens behind each of them."""
-    stack = decoder(causal_lm(model))
+    stack = decoder(language_model(model))
     if stack not in _TAKES_TREES:
-        SupervisedLM(causal_lm(model)).check_phi()
+        SupervisedLM(language_model(model)).check_phi()
         _TAKES_TREES[stack] = takes_trees(model)
         if not _TAKES_TREES[stack]:
             warnings.warn(
-                f"decode: {type(causal_lm(model)).__name__} takes no mask of a tree; its cache is copied for every "
+                f"decode: {type(language_model(model)).__name__} takes no mask of a tree; its cache is copied for every "
                 "beam, which is slower and needs more memory",
                 stacklevel=2,
             )
@@ -48,12 +48,12 @@ def open_prompts(model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor, ro
 @torch.inference_mode()
 def takes_trees(model: Any) -> bool:
     """Tried out: whether branches behind two short prompts have the hidden states of sequences run one by one."""
-    stack = decoder(causal_lm(model))
+    stack = decoder(language_model(model))
     if not layer_kinds(stack.config)[0] <= KNOWN_KINDS:
         return False  # kinds that a short trial may not tell apart
     was_training = stack.training
     stack.eval()
-    device = causal_lm(model).get_input_embeddings().weight.device
+    device = language_model(model).get_input_embeddings().weight.device
     ids_BS, mask_BS = torch.arange(1, 7, device=device).view(2, 3), torch.ones(2, 3, dtype=torch.long, device=device)
     mask_BS[0, 0] = 0
     token_W = torch.arange(1, 5, device=device)  # two below the prompt, one below each of these
@@ -81,7 +81,7 @@ class Tree:
     def __init__(self, model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor, room: int):
         from ilrec_cli.lm import cache
 
-        self.stack = decoder(causal_lm(model))
+        self.stack = decoder(language_model(model))
         self.cache = cache.roomy(room)
         self.prompt_BS = attention_mask_BS.bool()
         self.length_B1 = attention_mask_BS.sum(-1, keepdim=True)
@@ -165,7 +165,7 @@ class Copies:
     def __init__(self, model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor):
         from ilrec_cli.lm import cache
 
-        self.stack = decoder(causal_lm(model))
+        self.stack = decoder(language_model(model))
         self.cache = cache.models_own(self.stack.config)
         self.mask_BS, self.width = attention_mask_BS, 1
         position_BS = (attention_mask_BS.cumsum(-1) - 1).clamp(min=0)
@@ -192,7 +192,7 @@ class Copies:
         """As `Tree.branches`, level by level on a copy of the cache; tokens are ordered by depth."""
         kept = (copy.deepcopy(self.cache), self.mask_BS, self.width)
         rows, parts, above = len(self.mask_BS), [], slice(0, 0)
-        for depth in depth_W.unique().tolist():
+        for depth in torch.unique(depth_W).tolist():
             level_W = (depth_W == depth).nonzero()[:, 0]
             level = slice(int(level_W[0]), int(level_W[-1]) + 1)
             parent_W = ancestors_WW[level, above].int().argmax(1) if depth else torch.zeros_like(level_W)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ilrec_cli.errors import UserError
 from ilrec_cli.lm.logits import Logits
 from ilrec_cli.lm.tree import open_prompts
 from ilrec_cli.trie import ItemTrie
@@ -26,6 +27,11 @@ class Walk:
         self.logits = Logits(model)
         self.prompts = open_prompts(model, input_ids_BS, attention_mask_BS, beams * (trie.max_depth - 1))
         self.token_U = trie.tokens()
+        if int(self.token_U[-1]) >= self.logits.vocabulary:
+            raise UserError(
+                f"decode: items use token {int(self.token_U[-1])}, the model has {self.logits.vocabulary}; "
+                "the identifiers or the tokenizer belong to another model"
+            )
         self._place_V = self.token_U.new_zeros(int(self.token_U[-1]) + 1)
         self._place_V[self.token_U] = torch.arange(len(self.token_U), device=self.token_U.device)
         self._hidden_ND = self.prompts.last_BD

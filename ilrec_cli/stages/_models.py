@@ -13,10 +13,10 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf._common import Facts
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone, prompts
-from ilrec_cli.lm.decode import Normalize
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.tokenizer import text_paths
+from ilrec_cli.lm.walk import Normalize
 from ilrec_cli.stages import _inputs
 
 

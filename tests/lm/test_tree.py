@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import brute_force_paths, llama, random_model
+from conftest import brute_force_paths, family, llama
 from test_decode import END, by_generate, exhaustive, prompts
 
 from ilrec_cli.lm import tree
@@ -17,21 +17,6 @@ from ilrec_cli.lm.early_exit import early_exit
 from ilrec_cli.lm.exact import exact_scores
 from ilrec_cli.lm.tree import Copies, Tree, takes_trees
 from ilrec_cli.trie import ItemTrie
-
-
-def family(name: str, **settings: Any) -> Any:
-    """A tiny random model; soft caps are low enough to matter."""
-    import transformers
-
-    config, model = getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
-    if name.startswith("Gemma"):
-        settings = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 512} | settings
-    if name == "Gemma2":
-        settings = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 2.0} | settings
-    name = "Gemma3Text" if name == "Gemma3" else name
-    config = getattr(transformers, f"{name}Config")
-    return random_model(config, model, 60, 3, 32, 0, **settings)
-
 
 FAMILIES = {
     "llama": ("Llama", {}), "qwen2": ("Qwen2", {}), "qwen3": ("Qwen3", {"head_dim": 8}), "mistral": ("Mistral", {}),
