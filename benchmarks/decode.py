@@ -152,7 +152,8 @@ def catalogue(items: int) -> ItemTrie:
     rng = np.random.default_rng(0)
     codes = (CODES * rng.random((items, LEVELS)) ** 2).astype(np.int64)
     tokens = FIRST + codes + CODES * np.arange(LEVELS)
-    return ItemTrie.build(np.concatenate([tokens, np.full((items, 1), END)], 1).tolist())
+    paths = np.concatenate([tokens, np.full((items, 1), END)], 1)
+    return ItemTrie.build(paths.reshape(-1), np.arange(items + 1) * (LEVELS + 1))
 
 
 def prompts(shortest: int, longest: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
     """All tokens of one layer, whatever window it has, in one block that is written in place."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, room: int = 0, **settings: Any):
         super().__init__(**settings)
@@ -33,6 +35,23 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
         keys[..., start:end, :], values[..., start:end, :] = key_states, value_states
         self._show(end)
         return self.keys, self.values
+
+    def spread(self, rows: int) -> None:
+        """Give the one row that was run to `rows` prompts."""
+        assert self._blocks is not None
+        length = self.get_seq_length()
+        keys, values = (block.expand(rows, *block.shape[1:]).clone() for block in self._blocks)
+        self._blocks = keys, values
+        self._show(length)
+
+    def keep(self, first: int, column_BM: Tensor) -> None:
+        """Of the tokens from `first` on, keep some of each row, by their place after `first`."""
+        assert self._blocks is not None
+        kept = first + column_BM.shape[1]
+        for block in self._blocks:
+            index = column_BM[:, None, :, None].expand(-1, block.shape[1], -1, block.shape[3])
+            block[..., first:kept, :] = block[..., first:, :].gather(2, index)
+        self._show(kept)
 
     def crop_to(self, length: int) -> None:
         """Forget all tokens beyond the first `length`."""
@@ -65,8 +84,3 @@ def models_own(config: Any) -> Any:
     from transformers import DynamicCache
 
     return DynamicCache(config=config)
-
-
-def length(cache: Any) -> int:
-    """Tokens in the first layer."""
-    return int(torch.as_tensor(cache.get_seq_length()))

@@ -78,6 +78,7 @@ def _search(
     best_leaf = torch.full((rows, beams), -1, device=device)
     best_score = torch.full((rows, beams), -torch.inf, device=device)
     open_B1 = torch.ones(rows, 1, dtype=torch.bool, device=device)
+    row_B = torch.arange(rows, device=device)  # prompts that go on
     node_BK, score_BK = best_leaf.new_zeros(rows, 1), best_score.new_zeros(rows, 1)
     for depth in range(1, trie.max_depth + 1):
         token_BKC, child_BKC = children(trie, node_BK)
@@ -90,12 +91,19 @@ def _search(
         ends = trie.is_leaf(candidates.node_BK)
         final = candidates.score_BK / depth**length_penalty
         final = final.masked_fill(~(ends & open_B1), -torch.inf)[:, :beams]
-        best_leaf, best_score = _merge(best_leaf, best_score, candidates.node_BK[:, :beams], final)
+        found = _merge(best_leaf[row_B], best_score[row_B], candidates.node_BK[:, :beams], final)
+        best_leaf[row_B], best_score[row_B] = found
         alive = _keep(candidates, ~ends, beams)
-        open_B1 &= alive.score_BK[:, :1] / depth**length_penalty > best_score[:, -1:]
-        node_BK, score_BK = torch.where(open_B1, alive.node_BK, -1), alive.score_BK
-        if not (node_BK >= 0).any():
+        open_B1 &= alive.score_BK[:, :1] / depth**length_penalty > found[1][:, -1:]
+        alive = alive._replace(node_BK=torch.where(open_B1, alive.node_BK, -1))
+        going_B = (alive.node_BK >= 0).any(1)
+        if not going_B.any():
             break
+        if step_scores is None and 2 * going_B.sum() <= len(row_B):
+            row_B, open_B1 = row_B[going_B], open_B1[going_B]
+            alive = Beams(*(part[going_B] for part in alive))
+            walk.select(going_B.nonzero()[:, 0])
+        node_BK, score_BK = alive.node_BK, alive.score_BK
         walk.advance(node_BK, alive.token_BK, alive.parent_BK)
     return best_leaf, best_score
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ilrec_cli.lm.logits import language_model
 from ilrec_cli.lm.model import SupervisedLM, decoder
 
+WORTH_SHARING = 4  # first tokens that all prompts have in common
 KNOWN_KINDS = {"full_attention", "sliding_attention"}
 # Whether a stack of blocks takes a mask of a tree: found out once, and a matter of the architecture, not the weights.
 _TAKES_TREES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -83,13 +84,20 @@ class Tree:
 
         self.stack = decoder(language_model(model))
         self.cache = cache.roomy(room)
-        self.prompt_BS = attention_mask_BS.bool()
         self.length_B1 = attention_mask_BS.sum(-1, keepdim=True)
-        self.position_BT = (attention_mask_BS.cumsum(-1) - 1).clamp(min=0)  # of every token in the cache
         self.ancestors_BWT: Tensor | None = None
         self.depth = 0
+        lead = self._shared(input_ids_BS, attention_mask_BS)
+        if lead:
+            first = input_ids_BS[:1, attention_mask_BS[0].bool()][:, :lead]
+            self.stack(input_ids=first, past_key_values=self.cache, use_cache=True)
+            for layer in self.cache.layers:
+                layer.spread(len(input_ids_BS))
+            input_ids_BS, attention_mask_BS = _without(input_ids_BS, attention_mask_BS, lead)
+        self.prompt_BS = torch.nn.functional.pad(attention_mask_BS, (lead, 0), value=1).bool()
+        self.position_BT = (self.prompt_BS.cumsum(-1) - 1).clamp(min=0)  # of every token in the cache
         output = self.stack(
-            input_ids=input_ids_BS, attention_mask=attention_mask_BS, position_ids=self.position_BT,
+            input_ids=input_ids_BS, attention_mask=self.prompt_BS.long(), position_ids=self.position_BT[:, lead:],
             past_key_values=self.cache, use_cache=True,
         )  # fmt: skip
         self.last_BD = output.last_hidden_state[:, -1]
@@ -103,7 +111,7 @@ class Tree:
         else:
             depth_T = self.ancestors_BWT.shape[-1]
             inherited = self.ancestors_BWT.gather(1, parent_BW[:, :, None].expand(rows, width, depth_T))
-            self.ancestors_BWT = torch.cat([inherited, own], -1)
+            self.ancestors_BWT = torch.cat([self._pruned(inherited), own], -1)
         position_BW = (self.length_B1 + self.depth).expand(rows, width)
         self.depth += 1
         self.position_BT = torch.cat([self.position_BT, position_BW], 1)
@@ -131,6 +139,31 @@ class Tree:
             self.ancestors_BWT = self.ancestors_BWT[row_B]
         for layer in self.cache.layers:
             layer.select(row_B)
+
+    def _pruned(self, ancestors_BWT: Tensor) -> Tensor:
+        """Forget tokens that are nobody's ancestors any more, once they are the greater part of the tree."""
+        alive_BT = ancestors_BWT.any(1)
+        most = int(alive_BT.sum(1).max())
+        if 2 * most > alive_BT.shape[1]:
+            return ancestors_BWT
+        column_BM = torch.argsort((~alive_BT).int(), dim=1, stable=True)[:, :most]
+        prompt = self.prompt_BS.shape[1]
+        for layer in self.cache.layers:
+            layer.keep(prompt, column_BM)
+        kept = self.position_BT[:, prompt:].gather(1, column_BM)
+        self.position_BT = torch.cat([self.position_BT[:, :prompt], kept], 1)
+        return ancestors_BWT.gather(2, column_BM[:, None].expand(-1, ancestors_BWT.shape[1], -1))
+
+    def _shared(self, input_ids_BS: Tensor, mask_BS: Tensor) -> int:
+        """How many first tokens of all prompts are the same and worth a run of their own; one is left to each prompt."""
+        _, window = layer_kinds(self.stack.config)
+        if len(input_ids_BS) == 1 or (window is not None and mask_BS.shape[1] >= window):
+            return 0  # where windows count places in the cache, padding between lead and rest would count too
+        shortest = int(self.length_B1.min())
+        place_BT = mask_BS.shape[1] - self.length_B1 + torch.arange(shortest - 1, device=mask_BS.device)
+        token_BT = input_ids_BS.gather(1, place_BT)
+        same = int((token_BT == token_BT[:1]).all(0).long().cumprod(0).sum())
+        return same if same >= WORTH_SHARING else 0
 
     def _feed(self, token_BW: Tensor, position_BW: Tensor, ancestors_BWT: Tensor) -> Tensor:
         rows, width = token_BW.shape
@@ -206,6 +239,13 @@ class Copies:
         kept = (row_B[:, None] * self.width + columns).flatten()
         self.cache.batch_select_indices(kept)
         self.mask_BS = self.mask_BS.index_select(0, kept)
+
+
+def _without(input_ids_BS: Tensor, mask_BS: Tensor, lead: int) -> tuple[Tensor, Tensor]:
+    """Prompts padded on the left, less their first `lead` tokens."""
+    begun_BS = mask_BS.cumsum(1) > lead
+    start = int(begun_BS.int().argmax(1).min())
+    return input_ids_BS[:, start:], begun_BS[:, start:].long()
 
 
 def layer_kinds(config: Any) -> tuple[set[str], int | None]:

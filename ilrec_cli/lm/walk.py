@@ -64,12 +64,8 @@ class Walk:
         self._hidden_ND = hidden_BWD[fed_BK.gather(1, column_BW)]
 
     def select(self, row_B: Tensor) -> None:
-        """Go on with some of the prompts only."""
-        fed_row_N = self._fed_BK.nonzero()[:, 0]
-        new_row = fed_row_N.new_full((len(self._fed_BK),), -1)
-        new_row[row_B] = torch.arange(len(row_B), device=row_B.device)
-        self._hidden_ND = self._hidden_ND[new_row[fed_row_N] >= 0]
-        self._fed_BK, self._slot_BK = self._fed_BK[row_B], self._slot_BK[row_B]
+        """Go on with some of the prompts only; `advance` comes next."""
+        self._slot_BK = self._slot_BK[row_B]
         self.prompts.select(row_B)
 
     def _of_fed(self, token_NC: Tensor) -> Tensor:

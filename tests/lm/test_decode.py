@@ -335,3 +335,36 @@ def test_items_of_another_vocabulary_are_refused() -> None:
     ids = torch.tensor([[3, 4]])
     with pytest.raises(UserError, match="items use token 60, the model has 60"):
         beam_search(llama(), ids, torch.ones_like(ids), ItemTrie.build([[5, END], [60, END]]), beams=2)
+
+
+def test_collaborative_evidence_is_mixed_into_every_step() -> None:
+    """D3: a log p_LM + (1 - a) log p_CF, where p_CF is a child's share of its node's mass, floored."""
+    rng = np.random.default_rng(7)
+    model, share, floor = llama(), 0.3, 1e-20
+    paths = brute_force_paths(rng, 25, range(3, 9), 3, END)
+    trie = ItemTrie.build(paths)
+    ids, mask = prompts(rng, 2)
+    prob_BI = torch.from_numpy(rng.random((2, 25)) ** 4)
+    prob_BI[0, :5] = 0.0
+
+    def mixed(node_BK: Tensor, token_BKC: Tensor, log_prob_BKC: Tensor) -> Tensor:
+        row_N = torch.arange(2).repeat_interleave(node_BK.shape[1])
+        mass_NC = trie.child_mass(node_BK.flatten().clamp(min=0), row_N, prob_BI)[1]
+        mass_BKC = mass_NC[:, : token_BKC.shape[2]].reshape(token_BKC.shape)
+        return share * log_prob_BKC + (1 - share) * mass_BKC.clamp(min=floor).log().float()
+
+    leaf_BK, score_BK = beam_search(model, ids, mask, trie, beams=40, step_scores=mixed)
+    for row in range(2):
+        plain = exhaustive(model, ids[row : row + 1], mask[row : row + 1], trie, paths, "vocab")
+        for leaf, score in zip(leaf_BK[row].tolist(), score_BK[row].tolist(), strict=True):
+            if leaf < 0:
+                continue
+            path = next(path for item, path in enumerate(paths) if trie.leaf_of(torch.tensor([item])).item() == leaf)
+            total = share * plain[leaf]
+            for depth in range(len(path)):
+                below = [sum(prob_BI[row, item].item() for item, other in enumerate(paths)
+                             if other[:length] == path[:length]) for length in (depth, depth + 1)]  # fmt: skip
+                if below[0] > 0:  # else shared by the number of items, which child_mass is tested for
+                    total += (1 - share) * np.log(max(below[1] / below[0], floor))
+            if all(prob_BI[row, item] > 0 for item, other in enumerate(paths) if other[0] == path[0]):
+                assert score == pytest.approx(total, abs=1e-3)

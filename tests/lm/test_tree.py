@@ -130,3 +130,63 @@ def test_an_early_exit_runs_fewer_blocks_and_gives_phi_of_that_layer() -> None:
     leaves, scores = by_generate(short, ids, mask, trie, 5)
     assert leaf_BK.tolist() == leaves
     torch.testing.assert_close(score_BK, scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma3"])
+def test_a_lead_that_all_prompts_share_is_run_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    model, trie = family(name), ItemTrie.build(brute_force_paths(rng, 60, range(3, 14), 3, END))
+    lead, rest = torch.arange(3, 12), [rng.integers(3, 60, size=size).tolist() for size in (6, 1, 4)]
+    mask = torch.tensor([[0] * (6 - len(row)) + [1] * (9 + len(row)) for row in rest])
+    ids = torch.tensor([[2] * (6 - len(row)) + lead.tolist() + row for row in rest])
+    seen = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda _, arguments, words: seen.append(tuple(words["input_ids"].shape)), with_kwargs=True
+    )
+    shared = beam_search(model, ids, mask, trie, beams=6)
+    assert {(1, 9), (3, 6)} <= set(seen)
+    monkeypatch.setattr(tree, "WORTH_SHARING", 99)
+    seen.clear()
+    alone = beam_search(model, ids, mask, trie, beams=6)
+    assert (3, 15) in seen
+    hook.remove()
+    assert torch.equal(shared[0], alone[0])
+    torch.testing.assert_close(shared[1], alone[1], rtol=0, atol=1e-5)
+    monkeypatch.undo()
+    same = beam_search(model, ids[:1].expand(3, -1), mask[:1].expand(3, -1), trie, beams=6)  # the same prompt thrice
+    assert torch.equal(same[0], alone[0][:1].expand(3, -1))
+
+
+def test_dead_branches_and_finished_prompts_are_dropped_and_nothing_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    model = llama()
+    with torch.no_grad():
+        model.lm_head.weight[END] *= 2.0  # prompts finish at different depths
+    paths = brute_force_paths(rng, 400, range(3, 6), 12, END)
+    trie = ItemTrie.build(paths)
+    ids, mask = prompts(rng, 8)
+    dropped: dict[str, int] = {"rows": 0, "tokens": 0}
+
+    def counted(name: str, function: Any) -> Any:
+        def call(self: Any, given: Any) -> Any:
+            found = function(self, given)
+            dropped[name] += found is None or found.shape[2] < given.shape[2]
+            return found
+
+        return call
+
+    monkeypatch.setattr(Tree, "select", counted("rows", Tree.select))
+    monkeypatch.setattr(Tree, "_pruned", counted("tokens", Tree._pruned))
+    found = beam_search(model, ids, mask, trie, beams=3)
+    assert dropped["rows"] > 0
+    assert dropped["tokens"] > 0
+    monkeypatch.setattr(Tree, "_pruned", lambda self, ancestors: ancestors)
+    expected = beam_search(model, ids, mask, trie, beams=3, step_scores=lambda node, token, log_prob: log_prob)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-5)
+    monkeypatch.setattr(tree, "takes_trees", lambda model: False)
+    tree._TAKES_TREES.clear()
+    with pytest.warns(UserWarning, match="copied"):
+        copied = beam_search(model, ids, mask, trie, beams=3)
+    tree._TAKES_TREES.clear()
+    assert torch.equal(copied[0], expected[0])
