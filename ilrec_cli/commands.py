@@ -11,6 +11,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "train-cf": (settings.TrainCf, "train_cf", "Pipeline", "ilrec train-cf --dataset Instruments --model sasrec"),
     "train": (settings.Train, "train", "Pipeline", "ilrec train --dataset Instruments --method ilrec -o alpha=0.8"),
     "evaluate": (settings.Evaluate, "evaluate", "Pipeline", "ilrec evaluate --dataset Instruments --run ilrec"),
+    "compare": (settings.Compare, "compare", "Results", "ilrec compare --dataset Instruments sft ilrec"),
     "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),
     "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
     "export": (settings.Export, "export", "Results", "ilrec export --dataset Instruments --run ilrec --merge --output model"),

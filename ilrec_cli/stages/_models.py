@@ -76,7 +76,7 @@ def new_layout(targets: str, tokenizer: Any) -> Layout:
 
 def open_ranker(
     run: Artifact, ids: Artifact, data: Artifact, *, device: torch.device, dtype: torch.dtype, beams: int,
-    normalize: Normalize = "vocab",
+    normalize: Normalize = "vocab", exit_layer: int | None = None,
 ) -> Ranker:  # fmt: skip
     """A trained language model with its catalogue and layout."""
     opened = backbone.open_saved(run.path / "model", dtype)
@@ -84,4 +84,4 @@ def open_ranker(
     layout = Layout.from_dict(run.json("layout.json"))
     popularity: np.ndarray = _inputs.training_popularity(data)
     model = opened.model.to(device).eval()
-    return Ranker(model, items, layout, popularity, beams=beams, normalize=normalize)
+    return Ranker(model, items, layout, popularity, beams=beams, normalize=normalize, exit_layer=exit_layer)
