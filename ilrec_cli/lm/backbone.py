@@ -186,12 +186,17 @@ def save(backbone: Backbone, folder: Path) -> None:
     tok.save_pretrained(folder)
 
 
-def open_saved(folder: Path, dtype: torch.dtype) -> Backbone:
-    """What `save` wrote."""
+def saved_tokenizer(folder: Path) -> Any:
+    """The tokenizer that `save` wrote."""
     from transformers import PreTrainedTokenizerFast
 
     # As saved: AutoTokenizer would pick a class by the architecture, and some of those add tokens of their own.
-    tok = PreTrainedTokenizerFast.from_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def open_saved(folder: Path, dtype: torch.dtype) -> Backbone:
+    """What `save` wrote."""
+    tok = saved_tokenizer(folder)
     if not (folder / ADAPTER_BASE).is_file():
         return Backbone(load(str(folder), dtype).model, tok, None)
     from peft import PeftModel

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ilrec_cli.histories import Sequences, histories, targets
+from ilrec_cli.lm.allowed import Allowed
 from ilrec_cli.lm.decode import Normalize, beam_search, expand
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.ranking import LISTED, Rankings, no_rankings, rank_in
@@ -33,13 +34,23 @@ class Ranker:
         self.trie = catalogue.trie.to(self.device)
         self.popularity_I = torch.from_numpy(popularity_I).to(self.device)
 
-    def rank(self, history_BT: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(item_Bk, score_Bk), best first, padded with -1 and -inf. Items of one identifier share its score."""
+    def rank(
+        self, history_BT: np.ndarray, k: int, allowed_BI: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(item_Bk, score_Bk), best first, padded with -1 and -inf. Items of one identifier share its score.
+
+        `allowed_BI`: the items that may be listed in each row; all by default.
+        """
+        allowed = None if allowed_BI is None else Allowed(self.trie, allowed_BI)
         input_BS, mask_BS = (part.to(self.device) for part in self.layout.prompts(self.catalogue, history_BT))
         leaf_BK, score_BK = beam_search(
-            self.model, input_BS, mask_BS, self.trie, beams=self.beams, normalize=self.normalize
-        )
-        item_Bk = expand(leaf_BK, self.trie, self.popularity_I, k)
+            self.model, input_BS, mask_BS, self.trie, beams=self.beams, normalize=self.normalize,
+            step_scores=None if allowed is None else allowed.step_scores,
+        )  # fmt: skip
+        if allowed is None:
+            item_Bk = expand(leaf_BK, self.trie, self.popularity_I, k)
+        else:
+            item_Bk = allowed.expand(leaf_BK, self.popularity_I, k)
         real = item_Bk >= 0
         own_leaf = torch.where(real, self.trie.leaf_of(item_Bk.clamp(min=0)), -2)
         place = (own_leaf[:, :, None] == leaf_BK[:, None, :]).int().argmax(-1)
