@@ -21,9 +21,9 @@ ALLOWED = {
     "trie": set(), "schemas": set(), "console": set(), "devices": {"errors"}, "plugins": {"errors"},
     "checkpoint": {"errors", "console"}, "interrupt": set(), "json_log": set(),
     "folders": {"errors"}, "spill": {"folders"}, "provenance": set(), "artifacts": {"errors", "schemas", "folders", "provenance"}, "config": {"errors", "plugins"}, "settings": {"config"},
-    "listing": {"config", "errors", "plugins"}, "commands": {"settings"}, "cli": {"errors", "plugins", "config", "settings", "listing", "commands"}, "__main__": {"cli"}, "__init__": set(),
+    "listing": {"config", "errors", "plugins"}, "commands": {"settings"}, "cli": {"errors", "plugins", "config", "settings", "listing", "commands"}, "__main__": {"cli"}, "__init__": {"stages"},
     "datasets": PURE, "ids": PURE, "cf": PURE, "lm": PURE, "methods": PURE | {"lm"},
-    "stages": PURE | {"datasets", "ids", "cf", "lm", "methods"},
+    "serve": {"errors"}, "stages": PURE | {"datasets", "ids", "cf", "lm", "methods", "serve"},
 }  # fmt: skip
 
 
