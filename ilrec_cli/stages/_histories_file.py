@@ -39,7 +39,10 @@ def kind_of(path: Path, flag: str) -> str:
 
 def count(path: Path) -> int | None:
     """Rows of a Parquet file, for the progress bar; unknown for JSON lines."""
-    return pq.ParquetFile(path).metadata.num_rows if path.suffix == ".parquet" else None
+    if path.suffix != ".parquet":
+        return None
+    with _readable(path):
+        return int(pq.ParquetFile(path).metadata.num_rows)
 
 
 def read(path: Path) -> Iterator[list[Row]]:
@@ -99,16 +102,24 @@ def _record(row: Row, listed: list[Recommendation]) -> dict[str, Any]:
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    try:
+    with _readable(path):
         file = pq.ParquetFile(path)
         names = [name for name in ("user", "history") if name in file.schema_arrow.names]
         if not names:
-            raise UserError(
-                f"--input {path}: expected a column history or user, got {', '.join(file.schema_arrow.names)}"
-            )
+            found = ", ".join(file.schema_arrow.names)
+            raise UserError(f"--input {path}: expected a column history or user, got {found}")
         for batch in file.iter_batches(batch_size=CHUNK, columns=names):
             yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what pyarrow says of a damaged file into a `UserError`; what the system refuses stays as it is."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
         raise UserError(f"--input {path}: no readable Parquet file ({' '.join(str(error).split())[:120]})") from error
 
 
