@@ -28,6 +28,7 @@ def tables() -> dict[str, str]:
     return {
         "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(),
         "preprocess": preprocess(), "growth": growth(), "startup": startup(),
+        "serve": serve(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
     }  # fmt: skip
 
@@ -99,6 +100,17 @@ def startup() -> str:
     torch = cell["import torch"]
     return _markdown(["command", "seconds", "of importing torch"],
                      [[f"`{name}`", f"{value:.2f}", f"{value / torch:.2f}"] for name, value in cell.items()])  # fmt: skip
+
+
+def serve() -> str:
+    """One row per model, number of clients and size of a batch."""
+    names = {"sft": "language model, beam 20", "sasrec": "SASRec"}
+    rows = []
+    for cell in json.loads((RESULTS / "serve.json").read_text())["cells"]:
+        rows.append([names[cell["model"]], cell["clients"], cell["batch_size"], f"{cell['requests']:,}", cell["failed"],
+                     f"{cell['p50_ms']:.0f} ms", f"{cell['p99_ms']:.0f} ms", f"{cell['requests_per_second']:.0f}",
+                     f"{cell['histories_per_batch']:.1f}"])  # fmt: skip
+    return _markdown(["model", "clients", "batch at most", "requests", "failed", "p50", "p99", "requests/s", "histories a batch"], rows)  # fmt: skip
 
 
 def preprocess() -> str:

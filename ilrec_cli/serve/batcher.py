@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Generic, NamedTuple, TypeVar
 
 Q = TypeVar("Q")
@@ -45,7 +46,8 @@ class Batcher(Generic[Q, A]):
 
     def stop(self, seconds: float) -> None:
         """Answer what waits, then end; wait that long for it."""
-        self._jobs.put(None)
+        with suppress(queue.Full):  # a model that hangs: its thread ends with the process
+            self._jobs.put(None, timeout=seconds)
         self._thread.join(seconds)
 
     @property

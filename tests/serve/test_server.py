@@ -37,6 +37,19 @@ def port(model: Recommender) -> Iterator[int]:
         yield number
 
 
+@pytest.fixture(scope="module")
+def usual(model: Recommender, port: int) -> Callable[[], Any]:
+    """A fixed request and the card: what they bring when all is well."""
+
+    def ask() -> Any:
+        client = Client(port)
+        reply = client.ask(histories=[model.history(0)[:2]], k=3)
+        assert reply.status == 200, reply
+        return reply.data, client.send("GET", "/card").data
+
+    return ask
+
+
 def storm(model: Recommender, port: int, requests: int, concurrency: int = 32) -> None:
     """Every answer is the recommender's own, up to scores that differ by less than 1e-5."""
     cases = [(model.history(n % 60)[: 1 + n % 9], 1 + n % 7) for n in range(60)]
@@ -121,13 +134,14 @@ HOSTILE: dict[str, tuple[Any, int]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_bodies_are_refused_in_one_line(name: str, model: Recommender, port: int) -> None:
+def test_hostile_bodies_are_refused_and_nothing_else_changes(name: str, port: int, usual: Callable[[], Any]) -> None:
     body, status = HOSTILE[name]
+    before = usual()
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     reply = Client(port).send("POST", "/recommend", sent)
     assert reply.status == status, reply
     refused(reply.data)
-    assert Client(port).ask(histories=[model.history(0)[:2]], k=1).status == 200
+    assert usual() == before
 
 
 def refused(data: Any) -> None:
@@ -171,11 +185,12 @@ RAW["huge in chunks"] += b"4000\r\n" + b"x" * 0x4000 + b"\r\n" + 4 * (b"4000\r\n
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_hostile_bytes(name: str, model: Recommender, port: int) -> None:
+def test_hostile_bytes(name: str, port: int, usual: Callable[[], Any]) -> None:
+    before = usual()
     found = exchange(port, RAW[name])
     assert found.startswith(b"HTTP/1.1 4"), found[:200]
     assert b"Traceback" not in found
-    assert Client(port).ask(histories=[model.history(0)[:2]], k=1).status == 200
+    assert usual() == before
 
 
 def test_a_slow_body_and_a_client_that_leaves(model: Recommender) -> None:
