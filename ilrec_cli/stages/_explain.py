@@ -82,39 +82,61 @@ def _logits(ranker: Ranker, history_T: np.ndarray, item: int, layers: tuple[int,
     return Logits(final_NV, inner_KNV, batch.target_N, ranker.trie.children(batch.node_N)[0])
 
 
-def _steps(logits: Logits, trained: Trained, tokenizer: Any) -> list[dict[str, Any]]:
+class Views(NamedTuple):
+    """What every token looks like at every step; `negative` and `weight` are empty where the method has none."""
+
+    final_NV: Tensor
+    layer_KNV: Tensor
+    ensemble_NV: Tensor
+    negative_NV: Tensor
+    weight_NV: Tensor
+
+
+def _views(logits: Logits, trained: Trained) -> Views:
+    """Probabilities, V_N and w_v by the run's own equations."""
     final_NV, inner_KNV, target_N, child_NC = logits
-    prob_NV, prob_KNV = final_NV.softmax(-1), inner_KNV.softmax(-1)
-    negative_NV = torch.zeros_like(final_NV, dtype=torch.bool)
-    ensemble_NV, weight_NV = torch.zeros_like(final_NV), torch.zeros_like(final_NV)
-    if len(inner_KNV):
-        mean_NV = inner_KNV.mean(0)
-        if trained.loss is not None:
-            taken_final = trained.options.negatives_from == "final"
-            mean_NV = final_NV if taken_final else trained.loss.ensemble(inner_KNV, trained.options)
-            negative_NV = trained.loss.negatives(mean_NV, target_N, trained.options, child_NC)
-            weight_NV = trained.loss.penalty_weights(mean_NV, negative_NV, trained.options)
-        ensemble_NV = mean_NV.softmax(-1)
-    steps = []
-    for n, target in enumerate(target_N.tolist()):
-        children = child_NC[n][child_NC[n] >= 0]
+    negative_NV, weight_NV = torch.zeros_like(final_NV, dtype=torch.bool), torch.zeros_like(final_NV)
+    ensemble_NV = inner_KNV.mean(0) if len(inner_KNV) else final_NV
+    if trained.loss is not None:
+        whole = trained.options.negatives_from == "final"
+        ensemble_NV = final_NV if whole else trained.loss.ensemble(inner_KNV, trained.options)
+        negative_NV = trained.loss.negatives(ensemble_NV, target_N, trained.options, child_NC)
+        weight_NV = trained.loss.penalty_weights(ensemble_NV, negative_NV, trained.options)
+    final, layers, ensemble = (part.softmax(-1) for part in (final_NV, inner_KNV, ensemble_NV))
+    return Views(final, layers, ensemble, negative_NV, weight_NV)
+
+
+def _steps(logits: Logits, trained: Trained, tokenizer: Any) -> list[dict[str, Any]]:
+    views, steps = _views(logits, trained), []
+    for n, target in enumerate(logits.target_N.tolist()):
+        children = logits.child_NC[n][logits.child_NC[n] >= 0]
+        shown = _shown(views.final_NV[n], views.weight_NV[n], views.negative_NV[n], children, target)
         rows = [
             {
                 "token": tokenizer.convert_ids_to_tokens(token),
                 "chosen": token == target,
-                "final": float(prob_NV[n, token]),
-                "layers": {str(layer): float(prob_KNV[k, n, token]) for k, layer in enumerate(trained.layers)},
-                "ensemble": float(ensemble_NV[n, token]) if trained.layers else None,
                 "continues": bool((children == token).any()),
-                "negative": bool(negative_NV[n, token]) if trained.loss is not None else None,
-                "penalty": float(weight_NV[n, token]) if trained.loss is not None else None,
+                **_looks(views, trained, n, token),
             }
-            for token in _shown(prob_NV[n], weight_NV[n], negative_NV[n], children, target)
+            for token in shown
         ]
-        negatives = int(negative_NV[n].sum()) if trained.loss is not None else None
-        chosen = tokenizer.convert_ids_to_tokens(target)
-        steps.append({"step": n + 1, "chosen": chosen, "candidates": len(children), "negatives": negatives, "tokens": rows})  # fmt: skip
+        steps.append({
+            "step": n + 1, "chosen": tokenizer.convert_ids_to_tokens(target), "candidates": len(children),
+            "negatives": int(views.negative_NV[n].sum()) if trained.loss is not None else None, "tokens": rows,
+        })  # fmt: skip
     return steps
+
+
+def _looks(views: Views, trained: Trained, n: int, token: int) -> dict[str, Any]:
+    """A token's probabilities at step n, and how it is penalised."""
+    known = trained.loss is not None
+    return {
+        "final": float(views.final_NV[n, token]),
+        "layers": {str(layer): float(views.layer_KNV[k, n, token]) for k, layer in enumerate(trained.layers)},
+        "ensemble": float(views.ensemble_NV[n, token]) if trained.layers else None,
+        "negative": bool(views.negative_NV[n, token]) if known else None,
+        "penalty": float(views.weight_NV[n, token]) if known else None,
+    }
 
 
 def _shown(prob_V: Tensor, weight_V: Tensor, negative_V: Tensor, children: Tensor, target: int) -> list[int]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ilrec_cli.settings import Serve
-from ilrec_cli.stages.serve import make_server
+from ilrec_cli.stages.serve import listen, make_server
 
 
 class Reply(NamedTuple):
@@ -44,7 +44,7 @@ def serving(recommender: Any, **settings: Any) -> Iterator[int]:
     """The port of a running server."""
     config = Serve(dataset="toy", port=0, **settings)
     server, batcher = make_server(recommender, config)
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+    with listen(config) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
