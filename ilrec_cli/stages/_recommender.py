@@ -19,7 +19,7 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import gather_runs
 from ilrec_cli.settings import OpenModel
-from ilrec_cli.stages import _engines, _inputs
+from ilrec_cli.stages import _engines, _explain, _inputs
 from ilrec_cli.stages._engines import Engine
 
 Unknown = Literal["error", "skip"]
@@ -207,6 +207,19 @@ class Recommender:
                 allowed_BI[row, query.allow] = True
             allowed_BI[row, query.hidden] = False
         return allowed_BI
+
+    def explain(self, history: Sequence[str], item: str | None = None) -> dict[str, Any]:
+        """How a language model comes to an item (the best by default): layers, alpha, and steps with tokens considered.
+
+        `_explain.explain` says what each token has.
+        """
+        if not isinstance(self.engine, _engines.Search):
+            raise UserError(f"only language models have layers to show; '{self.model.name}' is a collaborative model")
+        wanted = self.recommend([history], 1)[0][0].item if item is None else item
+        (number,) = self.items([wanted], "item to explain: ").tolist()
+        shown = self.items(history, "history: ")[-self.max_history :]
+        made = _explain.explain(self.engine.ranker, self.model, shown, number)
+        return {"item": wanted, "title": self.titles[number], **made}
 
     def card(self) -> dict[str, Any]:
         """What answers: model, data, protocol, and what `ilrec evaluate` found under which protocols."""

@@ -12,9 +12,9 @@ from ilrec_cli import devices
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError, nearest
 from ilrec_cli.settings import Recommend
-from ilrec_cli.stages import _engines, _explain, _histories_file, _inputs
+from ilrec_cli.stages import _histories_file, _inputs
 from ilrec_cli.stages._histories_file import Row
-from ilrec_cli.stages._recommender import Query, Recommendation, Recommender, UnknownIdError
+from ilrec_cli.stages._recommender import Query, Recommender, UnknownIdError
 
 TITLE_WIDTH = 60
 
@@ -104,19 +104,14 @@ def _one(config: Recommend, recommender: Recommender, lists: Lists, console: Con
     history = [recommender.raw_ids[item] for item in shown]
     result: dict[str, Any] = {"run": recommender.model.name, "history": history, "recommendations": rows}
     if config.explain:
-        result["explanation"] = _explained(config, recommender, shown, found, console)
+        result["explanation"] = _explained(recommender, history, config.explain_item or found[0].item, console)
     return result
 
 
-def _explained(
-    config: Recommend, recommender: Recommender, history: np.ndarray, found: list[Recommendation], console: Console
-) -> dict[str, Any]:
-    """The steps to the asked item, or to the best, as tables and as data."""
-    assert isinstance(recommender.engine, _engines.Search)
-    wanted = found[0].item if config.explain_item is None else config.explain_item
-    (item,) = recommender.items([wanted], "--explain-item: ").tolist()
-    made = _explain.explain(recommender.engine.ranker, recommender.model, history, item)
-    console.say(f"\nHow {wanted} ({recommender.titles[item][:TITLE_WIDTH]}) comes about, token by token")
+def _explained(recommender: Recommender, history: list[str], item: str, console: Console) -> dict[str, Any]:
+    """The steps to an item, as tables and as data."""
+    made = recommender.explain(history, item)
+    console.say(f"\nHow {made['item']} ({made['title'][:TITLE_WIDTH]}) comes about, token by token")
     layers = [str(layer) for layer in made["layers"]]
     for step in made["steps"]:
         negatives = ""
@@ -129,7 +124,7 @@ def _explained(
              row["continues"], row["negative"], row["penalty"]] for row in step["tokens"]
         ]  # fmt: skip
         console.table(head, rows)
-    return {"item": wanted, "title": recommender.titles[item], **made}
+    return made
 
 
 def _many(config: Recommend, recommender: Recommender, lists: Lists, console: Console) -> dict[str, Any]:

@@ -14,14 +14,7 @@ import torch
 from conftest import Finished
 
 from ilrec_cli import Recommender
-from ilrec_cli.stages import _engines, _explain
-
-
-def explained(recommender: Recommender, history: list[str], item: str) -> tuple[dict[str, Any], Any]:
-    assert isinstance(recommender.engine, _engines.Search)
-    ranker = recommender.engine.ranker
-    numbers = recommender.items(history, "")
-    return _explain.explain(ranker, recommender.model, numbers, recommender.numbers[item]), ranker
+from ilrec_cli.stages import _engines
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +25,9 @@ def ilrec_run(trained: Path) -> Recommender:
 def test_the_steps_add_up_to_the_score(ilrec_run: Recommender) -> None:
     history = ilrec_run.history(5)
     (found,) = ilrec_run.recommend([history], 3)
+    assert ilrec_run.explain(history)["item"] == found[0].item
     for each in found:
-        steps = explained(ilrec_run, history, each.item)[0]["steps"]
+        steps = ilrec_run.explain(history, each.item)["steps"]
         chosen = [token["final"] for step in steps for token in step["tokens"] if token["chosen"]]
         assert len(chosen) == len(steps)
         assert sum(map(math.log, chosen)) == pytest.approx(each.score, abs=1e-4)
@@ -41,7 +35,9 @@ def test_the_steps_add_up_to_the_score(ilrec_run: Recommender) -> None:
 
 def test_probabilities_and_negatives_are_those_of_the_equations(ilrec_run: Recommender) -> None:
     history, item = ilrec_run.history(2)[:6], ilrec_run.raw_ids[11]
-    made, ranker = explained(ilrec_run, history, item)
+    made = ilrec_run.explain(history, item)
+    assert isinstance(ilrec_run.engine, _engines.Search)
+    ranker = ilrec_run.engine.ranker
     assert made["layers"] == [2]
     assert made["alpha"] == 0.8
     catalogue, number = ranker.catalogue, ilrec_run.numbers[item]
