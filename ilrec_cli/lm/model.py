@@ -6,7 +6,7 @@ Shapes: B rows, S tokens, N supervised positions, D width, V vocabulary, K candi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ilrec_cli.lm.terms import Terms
 
 # (final_NV, inner_KNV, target_N, reward_tokens_NC=..., reward_values_NC=...) -> Terms
 Loss = Callable[..., Terms]
+T = TypeVar("T")
 NORM_NAMES = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 
 
@@ -69,6 +70,10 @@ class SupervisedLM(nn.Module):
             terms = checkpoint(self._chunk, *arguments, use_reentrant=False) if chunked else self._chunk(*arguments)
             total = total + terms
         return total
+
+    def within(self, call: Callable[[], T]) -> T:
+        """A call that uses parameters outside a loss (decoding); sharded parameters are there as in `forward`."""
+        return call()
 
     def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(last_ND, normed; inner_KND, not normed) at the supervised positions only."""
