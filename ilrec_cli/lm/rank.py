@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ilrec_cli.histories import Sequences, histories, targets
+from ilrec_cli.lm.allowed import Allowed
 from ilrec_cli.lm.decode import beam_search, expand
 from ilrec_cli.lm.early_exit import early_exit
 from ilrec_cli.lm.exact import exact_scores
@@ -41,11 +42,19 @@ class Ranker:
         self.trie = catalogue.trie.to(self.device)
         self.popularity_I = torch.from_numpy(popularity_I).to(self.device)
 
-    def rank(self, history_BT: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(item_Bk, score_Bk), best first, padded with -1 and -inf. Items of one identifier share its score."""
-        prompts = self._prompts(history_BT)
-        leaf_BK, score_BK = beam_search(self.model, *prompts, self.trie, beams=self.beams, **self.scoring)
-        return self._items(leaf_BK, score_BK, k)
+    def rank(
+        self, history_BT: np.ndarray, k: int, allowed_BI: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(item_Bk, score_Bk), best first, padded with -1 and -inf. Items of one identifier share its score.
+
+        `allowed_BI`: the items that may be listed in each row; all by default.
+        """
+        allowed = None if allowed_BI is None else Allowed(self.trie, allowed_BI)
+        leaf_BK, score_BK = beam_search(
+            self.model, *self._prompts(history_BT), self.trie, beams=self.beams,
+            step_scores=None if allowed is None else allowed.step_scores, **self.scoring,
+        )  # fmt: skip
+        return self._items(leaf_BK, score_BK, k, allowed)
 
     def exact(self, history_BT: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """As `rank`, from the scores of the whole catalogue: what a search with as many beams as leaves finds."""
@@ -57,8 +66,13 @@ class Ranker:
         input_BS, mask_BS = self.layout.prompts(self.catalogue, history_BT)
         return input_BS.to(self.device), mask_BS.to(self.device)
 
-    def _items(self, leaf_BK: torch.Tensor, score_BK: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        item_Bk = expand(leaf_BK, self.trie, self.popularity_I, k)
+    def _items(
+        self, leaf_BK: torch.Tensor, score_BK: torch.Tensor, k: int, allowed: Allowed | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if allowed is None:
+            item_Bk = expand(leaf_BK, self.trie, self.popularity_I, k)
+        else:
+            item_Bk = allowed.expand(leaf_BK, self.popularity_I, k)
         real = item_Bk >= 0
         own_leaf = torch.where(real, self.trie.leaf_of(item_Bk.clamp(min=0)), -2)
         place = (own_leaf[:, :, None] == leaf_BK[:, None, :]).int().argmax(-1)
