@@ -97,7 +97,7 @@ class Loop:
             progress.step += 1
             self.window = self.window + terms
             bar.update()
-            if progress.step % settings.log_every == 0 or progress.step == self.total:
+            if self._is_logged(progress.step):
                 self._write_terms(rate, norm, bar)
             if progress.step == self.total or self._asked_to_stop(stop):
                 return
@@ -107,6 +107,7 @@ class Loop:
     def _update(self, rows: np.ndarray, rate: float) -> tuple[Terms, torch.Tensor]:
         """One update over a global batch; (its terms on this process, norm of the gradient)."""
         job, settings, world = self.job, self.settings, self.accelerator.num_processes
+        logged = self._is_logged(self.progress.step + 1)
         self._seed_step()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -121,7 +122,7 @@ class Loop:
             rewards = job.rewards(batch) if job.rewards else None
             with nullcontext() if index == len(parts) - 1 else self.accelerator.no_sync(self.model):
                 with devices.autocast(self.accelerator.device, settings.dtype):
-                    terms = self.model(batch, job.loss, rewards, settings.loss_chunk)
+                    terms = self.model(batch, job.loss, rewards, settings.loss_chunk, logged)
                 loss_sum = sum(weight * terms.losses[name][0] for name, weight in job.weights.items() if weight)
                 (loss_sum * world / tokens).backward()  # data parallel averages over processes
             total = total + terms.detach()
@@ -215,6 +216,9 @@ class Loop:
         checkpoint.load(self.last, self.job.model, self.optimizer)
         self.console.say(f"Resuming after step {state['step']}")
         return Progress(**state)
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self.settings.log_every == 0 or step == self.total
 
     def _at_epoch_end(self) -> bool:
         return self.progress.step % self.per_epoch == 0 or self.progress.step == self.total

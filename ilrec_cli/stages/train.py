@@ -44,7 +44,10 @@ def run(config: Train) -> dict[str, Any]:
         if accelerator.is_main_process:
             shutil.rmtree(folder / "model", ignore_errors=True)
             backbone.save(opened, folder / "model")
-            artifacts.write_json(folder / "layout.json", job.examples.layout.as_dict())
+            layers = {"candidate_layers": list(job.model.inner_layers)} if job.model.inner_layers else {}
+            artifacts.write_json(folder / "layout.json", job.examples.layout.as_dict() | layers)
+            if job.model.layer_heads is not None:
+                job.model.layer_heads.save(folder)
             _run_folder.finish(folder, task)
         accelerator.wait_for_everyone()
     console.say(
