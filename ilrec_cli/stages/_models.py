@@ -74,9 +74,20 @@ def new_layout(targets: str, tokenizer: Any) -> Layout:
     return Layout.stream(tokenizer) if targets == "all" else Layout.prompt(tokenizer, prompts.NEXT_ITEM[0])
 
 
+def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:
+    """Over what probabilities are to sum to one: as asked, or as trained; `UserError` where that was never trained."""
+    trained: Normalize = run.config.get("vocab_scope", "vocab")
+    if asked == "vocab" and trained == "ids":
+        raise UserError(
+            f"--normalize vocab: '{run.name}' was trained with --vocab-scope ids, so its other tokens have no trained "
+            "logits. Use --normalize ids or trie"
+        )
+    return asked or trained
+
+
 def open_ranker(
     run: Artifact, ids: Artifact, data: Artifact, *, device: torch.device, dtype: torch.dtype, beams: int,
-    normalize: Normalize = "vocab",
+    normalize: Normalize | None = None,
 ) -> Ranker:  # fmt: skip
     """A trained language model with its catalogue and layout."""
     opened = backbone.open_saved(run.path / "model", dtype)
@@ -84,4 +95,4 @@ def open_ranker(
     layout = Layout.from_dict(run.json("layout.json"))
     popularity: np.ndarray = _inputs.training_popularity(data)
     model = opened.model.to(device).eval()
-    return Ranker(model, items, layout, popularity, beams=beams, normalize=normalize)
+    return Ranker(model, items, layout, popularity, beams=beams, normalize=trained_scope(run, normalize))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def _events(config: Evaluate, data: Artifact) -> tuple[np.ndarray, ...]:
 def _evaluate(
     config: Evaluate, model: Artifact, kind: str, data: Artifact, events: tuple[np.ndarray, ...], console: Console
 ) -> dict[str, float]:
+    if kind == "run":
+        config = replace(config, normalize=_models.trained_scope(model, config.normalize))
     search = {"beams": config.beams, "normalize": config.normalize, "dtype": config.dtype} if kind == "run" else None
     rules = _evaluation.protocol(
         config.split, config.limit_users, config.seed, search=search, seen_items=config.seen_items
