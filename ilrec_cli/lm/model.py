@@ -6,7 +6,7 @@ Shapes: B rows, S tokens, N supervised positions, D width, V vocabulary, K candi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from ilrec_cli.lm.terms import Terms
 
 # (final_NV, inner_KNV, target_N, reward_tokens_NC=..., reward_values_NC=...) -> Terms
 Loss = Callable[..., Terms]
+T = TypeVar("T")
 NORM_NAMES = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 
 
@@ -94,6 +95,10 @@ class SupervisedLM(nn.Module):
             states = {**dict(zip(self.inner_layers, inner_KND, strict=True)), **others}
             total = total + layer_statistics(self, last_ND, states, batch.target_N, size)
         return total
+
+    def within(self, call: Callable[[], T]) -> T:
+        """A call that uses parameters outside a loss (decoding); sharded parameters are there as in `forward`."""
+        return call()
 
     def hidden(self, batch: Batch, more: Iterable[int] = ()) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """(last_ND, normed; inner_KND, not normed; states_ND of `more` layers) at the supervised positions only."""

@@ -27,6 +27,13 @@ class Train(OnUsers):
 
     data: Data = None
     method: Annotated[str, "training method", Plugin("methods"), MODEL] = "ilrec"
+    preset: Annotated[
+        tuple[str, ...],
+        "settings under a name, such as paper-8b,table3-wo-cpo: later ones win, a file, flags and -o win over all; "
+        "listed by ilrec methods METHOD",
+        Control,
+        MODEL,
+    ] = ()
     backbone: Annotated[
         str, "Hugging Face causal LM (folder or name), or tiny-llama, tiny-qwen2: small, from scratch", MODEL
     ] = "tiny-llama"
@@ -77,6 +84,12 @@ class Train(OnUsers):
         int, "supervised positions projected to the vocabulary at a time; 0: all at once", Control, RUN
     ] = 0
     gradient_checkpointing: Annotated[bool, "recompute activations: less memory, more time", Control, RUN] = False
+    shard: Annotated[bool, "spread weights, gradients and optimiser state over the processes (FSDP2)", Control, RUN] = (
+        False
+    )
+    track: Annotated[
+        Literal["tensorboard", "wandb", "mlflow"] | None, "report to a tracker, besides log.jsonl", Control, RUN
+    ] = None
     log_every: Annotated[int, "steps between log lines", Control, RUN] = 20
     save_every: Annotated[int, "steps between checkpoints, besides one an epoch; 0: none", Control, RUN] = 0
     device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
