@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.backbone import causal_lm
 from ilrec_cli.lm.examples import Batch
-from ilrec_cli.lm.heads import LayerHeads, head_rows
+from ilrec_cli.lm.heads import LayerHeads
+from ilrec_cli.lm.item_rows import head_rows
 from ilrec_cli.lm.layer_probe import layer_statistics
 from ilrec_cli.lm.terms import Terms
 
@@ -125,9 +126,8 @@ class SupervisedLM(nn.Module):
 
     def layer_logits(self, layer: int, hidden_ND: Tensor) -> Tensor:
         """Logits of any layer below the last, by its own head where it has one."""
-        if self.layer_heads is not None and layer in self.layer_heads.layers:
-            return self._head(self.layer_heads.one(layer, hidden_ND))
-        return self._head(final_norm(causal_lm(self.backbone))(hidden_ND))
+        own = None if self.layer_heads is None else self.layer_heads.of(layer)
+        return self._head((own or final_norm(causal_lm(self.backbone)))(hidden_ND))
 
     def _normed(self, inner_KND: Tensor) -> Tensor:
         """Hidden states of the candidate layers as the head takes them."""
@@ -140,7 +140,9 @@ class SupervisedLM(nn.Module):
         """Logits of the tokens in scope."""
         head = causal_lm(self.backbone).get_output_embeddings()
         if self.scope_V is not None:
-            weight, bias = head_rows(head, self.scope_V, detach=detach)
+            weight, bias = head_rows(head, self.scope_V)
+            if detach:
+                weight, bias = weight.detach(), None if bias is None else bias.detach()
             return self._after_head(nn.functional.linear(normed, weight, bias))
         return self._after_head(functional_call(head, _detached(head), (normed,)) if detach else head(normed))
 

@@ -17,6 +17,7 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
 from ilrec_cli.lm import backbone, layer_probe, prompts
+from ilrec_cli.lm.adapters import Lora
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.examples import Batch, Catalogue, Examples, Layout
 from ilrec_cli.lm.heads import LayerHeads
@@ -126,6 +127,10 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
 def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
     """The model with item tokens, and adapters if asked for."""
     if backbone.is_tiny(settings.backbone):
+        if settings.quantize != "none":
+            raise UserError(
+                f"--quantize {settings.quantize}: {settings.backbone} starts from scratch, name a trained one"
+            )
         size = backbone.TinySize(
             hidden_size=settings.hidden_size,
             n_layers=settings.n_layers,
@@ -136,14 +141,15 @@ def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
     else:
         # Fully trained weights stay in float32: bfloat16 weights swallow small updates.
         low = settings.tuning == "lora" and settings.dtype == "bfloat16"
-        opened = backbone.load(settings.backbone, torch.bfloat16 if low else torch.float32)
+        opened = backbone.load(settings.backbone, torch.bfloat16 if low else torch.float32, settings.quantize)
     token_ids = backbone.add_item_tokens(opened, _models.special_tokens(ids), settings.seed)
     if settings.tuning == "lora":
-        lora = backbone.Lora(
+        lora = Lora(
             r=settings.lora_r,
             alpha=settings.lora_alpha,
             dropout=settings.lora_dropout,
             targets=settings.lora_targets,
+            rank_stabilised=settings.lora_rslora,
         )
         backbone.add_lora(opened, lora, token_ids, settings.seed)
     if settings.gradient_checkpointing:

@@ -13,10 +13,12 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf._common import Facts
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone, prompts
-from ilrec_cli.lm.decode import Normalize
 from ilrec_cli.lm.examples import Catalogue, Layout
+from ilrec_cli.lm.heads import open_heads
+from ilrec_cli.lm.model import final_norm
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.tokenizer import text_paths
+from ilrec_cli.lm.walk import Normalize
 from ilrec_cli.stages import _inputs
 
 
@@ -87,7 +89,7 @@ def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:
 
 def open_ranker(
     run: Artifact, ids: Artifact, data: Artifact, *, device: torch.device, dtype: torch.dtype, beams: int,
-    normalize: Normalize | None = None,
+    normalize: Normalize | None = None, exit_layer: int | None = None,
 ) -> Ranker:  # fmt: skip
     """A trained language model with its catalogue and layout."""
     opened = backbone.open_saved(run.path / "model", dtype)
@@ -95,4 +97,8 @@ def open_ranker(
     layout = Layout.from_dict(run.json("layout.json"))
     popularity: np.ndarray = _inputs.training_popularity(data)
     model = opened.model.to(device).eval()
-    return Ranker(model, items, layout, popularity, beams=beams, normalize=trained_scope(run, normalize))
+    heads = None if exit_layer is None else open_heads(run.path, final_norm(backbone.causal_lm(model)))
+    return Ranker(
+        model, items, layout, popularity, beams=beams, normalize=trained_scope(run, normalize), exit_layer=exit_layer,
+        heads=heads,
+    )  # fmt: skip
