@@ -2,7 +2,7 @@
 
     python benchmarks/evaluate.py --work ilrec-work --dataset Instruments --run sft
 
-The run is evaluated four times on all users: by one process with all cores; by two processes with one core each
+The run is evaluated four times on all users: by one process with --threads; by two processes that share them
 (torchrun); by one that is killed (SIGKILL) when a third of the chunks are there, and started again; and again with
 batches of another size, whose lists may differ only where scores do by less than 1e-5. Writes results/evaluate.json.
 """
@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from _common import write
 
-CORES = os.cpu_count() or 1
 NEAR = 1e-5
 
 
@@ -34,18 +33,20 @@ def main() -> None:
     parser.add_argument("--dataset", default="Instruments")
     parser.add_argument("--run", default="sft")
     parser.add_argument("--limit-users", default=None, help="smoke test")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of one process; two share them")
     arguments = parser.parse_args()
+    threads = arguments.threads
     flags = ["--dataset", arguments.dataset, "--work", arguments.work, "--run", arguments.run, "--device", "cpu"]
     name = "test-full-beam20-vocab"
     if arguments.limit_users:
         flags += ["--limit-users", arguments.limit_users]
         name += f"-n{arguments.limit_users}-s0"
     folder = Path(arguments.work) / arguments.dataset / "runs" / arguments.run / "eval" / name
-    found = {"one_process": evaluated(flags, folder, CORES)}
+    found = {"one_process": evaluated(flags, folder, threads)}
     first = pq.read_table(folder / "rankings.parquet")
-    found["two_processes"] = evaluated(flags, folder, max(CORES // 2, 1), processes=2)
-    found["killed_and_resumed"] = killed(flags, folder)
-    found["batches_of_32"] = evaluated([*flags, "--batch-size", "32"], folder, CORES)
+    found["two_processes"] = evaluated(flags, folder, max(threads // 2, 1), processes=2)
+    found["killed_and_resumed"] = killed(flags, folder, threads)
+    found["batches_of_32"] = evaluated([*flags, "--batch-size", "32"], folder, threads)
     found["batches_of_32"] |= apart(first, pq.read_table(folder / "rankings.parquet"))
     digests = {found[way]["sha256"] for way in ("one_process", "two_processes", "killed_and_resumed")}
     print(write("evaluate", {"dataset": arguments.dataset, "protocol": name, "same_bytes": len(digests) == 1, **found}))
@@ -58,18 +59,18 @@ def evaluated(flags: list[str], folder: Path, threads: int, processes: int = 1) 
     return measured(folder, time.perf_counter() - started)
 
 
-def killed(flags: list[str], folder: Path) -> dict[str, Any]:
+def killed(flags: list[str], folder: Path, threads: int) -> dict[str, Any]:
     """Kill the evaluation when a third of its chunks are there; the one that goes on must find them."""
     chunks = len((folder / "log.jsonl").read_text().splitlines()) - 1
     scratch = folder.with_name(f".{folder.name}.chunks")
-    process = subprocess.Popen(command(flags, 1, "--overwrite"), env=environment(CORES))
+    process = subprocess.Popen(command(flags, 1, "--overwrite"), env=environment(threads))
     while len(list(scratch.glob("*.safetensors"))) < chunks // 3:
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = len(list(scratch.glob("*.safetensors")))
     folder.rename(folder.with_name(".before"))  # or the finished one would be taken
-    subprocess.run(command(flags, 1), check=True, env=environment(CORES))
+    subprocess.run(command(flags, 1), check=True, env=environment(threads))
     subprocess.run(["rm", "-r", str(folder.with_name(".before"))], check=True)
     return {"chunks": chunks, "chunks_kept": kept, "sha256": digest(folder),
             "ranked_after": measured(folder, 0)["ranked_now"]}  # fmt: skip
