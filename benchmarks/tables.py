@@ -29,6 +29,7 @@ def tables() -> dict[str, str]:
         "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(),
         "preprocess": preprocess(), "growth": growth(), "startup": startup(),
         "lora_rows": lora_rows(),
+        "serve": serve(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
         **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
     }  # fmt: skip
@@ -112,6 +113,17 @@ def lora_rows() -> str:
         shown = [f"{1000 * seconds[name]:.1f} ms" for name in names]
         rows.append([task, *shown, f"{seconds['PEFT'] / seconds['ilrec']:.1f}"])
     return _markdown(["part", *names, "times as fast as PEFT"], rows)
+
+
+def serve() -> str:
+    """One row per model, number of clients and size of a batch."""
+    names = {"sft": "language model, beam 20", "sasrec": "SASRec"}
+    rows = []
+    for cell in json.loads((RESULTS / "serve.json").read_text())["cells"]:
+        rows.append([names[cell["model"]], cell["clients"], cell["batch_size"], f"{cell['requests']:,}", cell["failed"],
+                     f"{cell['p50_ms']:.0f} ms", f"{cell['p99_ms']:.0f} ms", f"{cell['requests_per_second']:.0f}",
+                     f"{cell['histories_per_batch']:.1f}"])  # fmt: skip
+    return _markdown(["model", "clients", "batch at most", "requests", "failed", "p50", "p99", "requests/s", "histories a batch"], rows)  # fmt: skip
 
 
 def preprocess() -> str:
