@@ -16,11 +16,13 @@ from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
-from ilrec_cli.lm import backbone, prompts
+from ilrec_cli.lm import backbone, layer_probe, prompts
+from ilrec_cli.lm.adapters import Lora
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.examples import Batch, Catalogue, Examples, Layout
+from ilrec_cli.lm.heads import LayerHeads
 from ilrec_cli.lm.loop import Job
-from ilrec_cli.lm.model import Rewards, SupervisedLM
+from ilrec_cli.lm.model import Rewards, SupervisedLM, final_norm
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.sharding import Parallel
@@ -64,7 +66,8 @@ def prepare(task: Task, folder: Path) -> Prepared:
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     layout = _models.new_layout(settings.targets, opened.tokenizer)
     examples = _examples(settings, data, items, layout)
-    parallel = Parallel(_supervised(task, opened), accelerator, shard=settings.shard, dtype=settings.dtype)
+    model = _supervised(task, opened, items)
+    parallel = Parallel(model, accelerator, shard=settings.shard, dtype=settings.dtype)
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
         scorer = _models.open_cf(task.parents["cf"], data, accelerator.device) if "cf" in task.parents else None
@@ -124,6 +127,10 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
 def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
     """The model with item tokens, and adapters if asked for."""
     if backbone.is_tiny(settings.backbone):
+        if settings.quantize != "none":
+            raise UserError(
+                f"--quantize {settings.quantize}: {settings.backbone} starts from scratch, name a trained one"
+            )
         size = backbone.TinySize(
             hidden_size=settings.hidden_size,
             n_layers=settings.n_layers,
@@ -134,14 +141,15 @@ def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
     else:
         # Fully trained weights stay in float32: bfloat16 weights swallow small updates.
         low = settings.tuning == "lora" and settings.dtype == "bfloat16"
-        opened = backbone.load(settings.backbone, torch.bfloat16 if low else torch.float32)
+        opened = backbone.load(settings.backbone, torch.bfloat16 if low else torch.float32, settings.quantize)
     token_ids = backbone.add_item_tokens(opened, _models.special_tokens(ids), settings.seed)
     if settings.tuning == "lora":
-        lora = backbone.Lora(
+        lora = Lora(
             r=settings.lora_r,
             alpha=settings.lora_alpha,
             dropout=settings.lora_dropout,
             targets=settings.lora_targets,
+            rank_stabilised=settings.lora_rslora,
         )
         backbone.add_lora(opened, lora, token_ids, settings.seed)
     if settings.gradient_checkpointing:
@@ -156,13 +164,22 @@ def _texts(data: Artifact) -> list[str]:
     return prompts.all_text() + [text for column in columns for text in column if text]
 
 
-def _supervised(task: Task, opened: Backbone) -> SupervisedLM:
+def _supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
+    settings, options = task.settings, task.options
+    inner = backbone.causal_lm(opened.model)
+    depth = inner.config.get_text_config().num_hidden_layers
     layers: tuple[int, ...] = ()
     if "inner_layers" in task.needs:
-        depth = backbone.causal_lm(opened.model).config.get_text_config().num_hidden_layers
-        layers = plugins.part(task.method, "layers").resolve_layers(task.options.layers, depth, task.settings.seed)
-    detach = bool(layers) and task.options.detach_head
-    model = SupervisedLM(opened.model, layers, detach_head=detach, dropout=task.settings.dropout)
+        layers = plugins.part(task.method, "layers").resolve_layers(options.layers, depth, settings.seed)
+    heads = None
+    if layers and options.layer_head == "separate":
+        heads = LayerHeads(layers, final_norm(inner), options.layer_head_rank, settings.seed)
+    model = SupervisedLM(
+        opened.model, layers, dropout=settings.dropout, layer_heads=heads,
+        detach_head=bool(layers) and options.detach_head,
+        scope_V=items.trie.tokens() if settings.vocab_scope == "ids" else None,
+    )  # fmt: skip
+    model.probed_layers = layer_probe.resolve(settings.probe_layers, depth)
     model.check_phi()
     return model
 
@@ -201,7 +218,10 @@ def _validation(
     mine = chosen[parallel.rank :: parallel.world]
 
     def rank() -> Rankings:
-        ranker = Ranker(parallel.model.backbone, items, layout, popularity, beams=settings.valid_beams)
+        ranker = Ranker(
+            parallel.model.backbone, items, layout, popularity, beams=settings.valid_beams,
+            normalize=settings.vocab_scope,
+        )  # fmt: skip
         return ranker.rank_events(sequences, user[mine], end[mine], max_history, batch_size=VALIDATION_BATCH)
 
     def validate() -> dict[str, float]:
