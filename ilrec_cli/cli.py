@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional, get_origin
 
 import typer
 
-from ilrec_cli import __version__, listing, plugins, settings
+from ilrec_cli import __version__, listing, plugins, presets
 from ilrec_cli import config as configs
 from ilrec_cli.commands import COMMANDS, GROUPS, PANELS
 from ilrec_cli.config import Field
@@ -95,23 +95,12 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
             values[name.removeprefix(OPPOSITE)] = not value if name.startswith(OPPOSITE) else value
     if options:
         values["options"] = options
-    if cls is settings.TrainCf:
-        values = _over_preset(values)
-    config: Any = configs.build(cls, values, f"ilrec {command}")
+    config: Any = configs.build(cls, presets.under(cls, values), f"ilrec {command}")
     stage = importlib.import_module(f"ilrec_cli.stages.{module}")
     result: dict[str, Any] = stage.run(config, invoke) if command == "demo" else stage.run(config)
     if config.json and int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps(result, ensure_ascii=False))
     return result
-
-
-def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """Values for train-cf over those of the preset that they name: its keys are settings, or options of the model."""
-    model = plugins.load("cf", str(values.get("model", settings.TrainCf.model)))
-    preset = plugins.preset(model, values.get("preset"))
-    names = {field.name for field in configs.fields(settings.FitCf)}
-    options = {key: preset.pop(key) for key in preset.keys() - names}
-    return preset | values | {"options": options | values.get("options", {})}
 
 
 def _add_command(command: str) -> None:
@@ -163,6 +152,8 @@ def _parameters(field: Field) -> list[inspect.Parameter]:
     }
     if field.name == "options":
         return [_keyword(field.name, Annotated[Optional[list[str]], typer.Option("--option", "-o", **common)])]
+    if field.positional:
+        return [_keyword(field.name, Annotated[Optional[list[str]], typer.Argument(**common | {"metavar": "A B ..."})])]
     if field.type is bool:
         short = ["-v"] if field.name == "verbose" else []
         opposite = typer.Option(f"--no-{flag[2:]}", hidden=True)

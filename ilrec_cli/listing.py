@@ -9,7 +9,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from ilrec_cli import config as configs
-from ilrec_cli import plugins
+from ilrec_cli import plugins, presets
 from ilrec_cli.errors import UserError, nearest
 
 
@@ -35,13 +35,13 @@ def overview(folder: str) -> str:
 
 def description(plugin: ModuleType) -> str:
     """What a plug-in is, and every option with its default and meaning."""
-    rows: list[configs.Field] = configs.fields(vars(plugin)["Config"])
-    lines = [inspect.getdoc(plugin) or "", "", "Options (-o key=value):" if rows else "No options."]
-    for field in rows:
+    fields: list[configs.Field] = configs.fields(vars(plugin)["Config"])
+    lines = [inspect.getdoc(plugin) or "", "", "Options (-o key=value):" if fields else "No options."]
+    for field in fields:
         choices = f" ({'|'.join(field.choices)})" if field.choices else ""
         lines.append(f"  {field.name + '=' + shown(field.default):<32} {field.help}{choices}")
-    presets = vars(plugin).get("PRESETS")
-    return "\n".join([*lines, "", f"Presets (--preset NAME): {', '.join(presets)}"] if presets else lines)
+    rows = presets.listed(plugin)
+    return "\n".join([*lines, "", "Presets (--preset NAME,NAME):", *rows] if rows else lines)
 
 
 def shown(value: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ilrec_cli.errors import UserError, nearest
 
@@ -47,14 +46,3 @@ def short_name(plugin: ModuleType) -> str:
 def summary(plugin: ModuleType) -> str:
     """The first line of the plug-in's docstring: its one line of help."""
     return (plugin.__doc__ or "").strip().splitlines()[0]
-
-
-def preset(plugin: ModuleType, name: str | None) -> dict[str, Any]:
-    """The options that a plug-in's preset of this name sets; none without a name. `-` and `_` are the same."""
-    if name is None:
-        return {}
-    known: dict[str, dict[str, Any]] = {key.replace("_", "-"): values for key, values in plugin.PRESETS.items()}
-    if name.replace("_", "-") not in known:
-        listed = f"choose from {', '.join(known)}.{nearest(name, known)}" if known else "it has none."
-        raise UserError(f"{short_name(plugin)} has no preset '{name}'; {listed}".rstrip("."))
-    return dict(known[name.replace("_", "-")])

@@ -101,6 +101,19 @@ class ItemTrie:
         node_N = self._index(node_N)
         return (node_N >= 0) & (self._first[node_N] == self._last[node_N])
 
+    def is_settled(self, node_N: Tensor) -> Tensor:
+        """True where a single leaf remains below a node (or is it); -1 is not settled."""
+        lo_N, hi_N = self.range(node_N)
+        return (hi_N > lo_N) & (self._leaf[self.order[lo_N]] == self._leaf[self.order[hi_N - 1]])
+
+    def token_of(self, node_N: Tensor) -> Tensor:
+        """The token that leads into each node; -1 for the root."""
+        return self._token[self._index(node_N)]
+
+    def parents(self) -> Tensor:
+        """The parent of every node; -1 for the root."""
+        return torch.cat([self._key.new_full((1,), -1), self._key // self._base])
+
     def leaf_of(self, item_I: Tensor) -> Tensor:
         """The leaf of each item; -1 where `restrict` left the item out, and for item -1."""
         item_I = self._index(item_I)

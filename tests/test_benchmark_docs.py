@@ -22,7 +22,19 @@ def script() -> Any:
 
 @pytest.mark.parametrize(
     "name",
-    ["instruments", "collaborative", "demo", "preprocess", "growth", "ids", "ids_purity", "ids_scale", "startup"],
+    [
+        "instruments",
+        "collaborative",
+        "demo",
+        "preprocess",
+        "growth",
+        "ids",
+        "ids_purity",
+        "ids_scale",
+        "startup",
+        "lora_rows",
+        "serve",
+    ],
 )
 def test_every_figure_comes_from_the_results(name: str) -> None:
     table = script().tables()[name]

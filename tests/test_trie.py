@@ -237,3 +237,15 @@ def test_queries_take_arrays_and_lists() -> None:
     assert trie.range([0])[1].tolist() == [3]
     token, mass = trie.child_mass(np.array([0]), [0], np.array([[0.5, 0.25, 0.25]]))
     assert (token.tolist(), mass.tolist()) == ([[5, 6]], [[0.75, 0.25]])
+
+
+def test_parents_tokens_and_settled_nodes() -> None:
+    trie = ItemTrie.build([[5, 7, 2], [5, 8, 2], [6, 9, 2], [6, 9, 2]])
+    nodes = torch.arange(len(trie))
+    for node, (parent, token) in enumerate(zip(trie.parents().tolist(), trie.token_of(nodes).tolist(), strict=True)):
+        if node:
+            assert trie.step(torch.tensor([parent]), torch.tensor([token])).tolist() == [node]
+    assert (trie.parents()[0], trie.token_of(torch.tensor([0]))) == (-1, -1)
+    below = [len(set(trie.leaf_of(trie.order[lo:hi]).tolist())) for lo, hi in zip(*trie.range(nodes), strict=True)]
+    assert trie.is_settled(nodes).tolist() == [count == 1 for count in below]
+    assert trie.is_settled(torch.tensor([-1])).tolist() == [False]

@@ -163,8 +163,8 @@ class Fit:
         checkpoint.save(path, self.model, self.optimizer if path is self.last else None, state)
 
     def _resumed(self) -> Progress:
-        state = checkpoint.resumable(self.last, self.identity, self.console)
-        checkpoint.load(self.last, self.model, self.optimizer)
+        path, state = checkpoint.resumable(self.last, self.identity, self.console)
+        checkpoint.load(path, self.model, self.optimizer)
         self.console.say(f"Resuming after step {state['step']}")
         return Progress(**state)
 

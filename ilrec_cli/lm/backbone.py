@@ -1,9 +1,8 @@
-"""The language model: load or build it, add item tokens, put adapters in, save it, open a saved one."""
+"""The language model: load or build it, add item tokens, save it, open a saved one."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 
 from ilrec_cli.errors import UserError, nearest
-from ilrec_cli.lm import hub, tokenizer
+from ilrec_cli.lm import adapters, hub, item_rows, quantised, tokenizer
+from ilrec_cli.lm.adapters import Lora
 
 TINY = ("tiny-llama", "tiny-qwen2")
 TINY_VOCABULARY = 2000
@@ -28,16 +28,6 @@ class TinySize:
     inner_size: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lora:
-    """Adapters on some layers; the rows of new tokens are trained besides."""
-
-    r: int
-    alpha: int
-    dropout: float
-    targets: tuple[str, ...]
-
-
 @dataclass
 class Backbone:
     """A causal LM with its tokenizer; `base` is where its weights came from, None for one from scratch."""
@@ -46,6 +36,7 @@ class Backbone:
     tokenizer: Any
     base: str | None
     old_rows: int = 0  # rows of tokens that the base knew before item tokens were added
+    quantize: str = "none"
 
 
 def is_tiny(name: str) -> bool:
@@ -74,28 +65,31 @@ def build_tiny(name: str, size: TinySize, texts: list[str], seed: int) -> Backbo
         return Backbone(model_class(config), tok, None)
 
 
-def load(name: str, dtype: torch.dtype) -> Backbone:
-    """A pretrained causal LM and its tokenizer from a folder or the Hub."""
+def load(name: str, dtype: torch.dtype, quantize: str = "none") -> Backbone:
+    """A pretrained causal LM and its tokenizer from a folder or the Hub; `quantize` is none, 8bit or 4bit."""
     from transformers import AutoModelForCausalLM
 
     folder = Path(name).expanduser()
     if folder.is_dir():
         name = str(folder.resolve())  # as it will be found again from another folder
         hub.no_bars()
-    with hub.explained(name, "backbone"):
+    settings = quantised.settings(quantize)
+    with hub.explained(name, "backbone"), hub.without_reports():
         tok = hub.tokenizer(name)
-        # Only safetensors: other weight files are pickles, which can hold code.
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        # Only safetensors: other weight files are pickles, which can hold code. Odd sizes are refused below, by name.
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
+        hub.refuse_incomplete(model, found)
     if tok.eos_token_id is None:
         raise UserError(f"backbone '{name}': its tokenizer has no end token, which every item path needs")
-    return Backbone(model, tok, name)
+    return Backbone(model, tok, name, quantize=quantize)
 
 
 def add_item_tokens(backbone: Backbone, tokens: list[str], seed: int) -> list[int]:
-    """Add one token per identifier code and make rows for them; their ids.
+    """Add one token per identifier code and make rows for them; their ids, one after another.
 
-    New rows are drawn around the mean of the old ones with the old ones' spread: with the library's default all new
-    rows start nearly equal. Rows that pad a vocabulary (Qwen) are used before the matrix grows; it never shrinks.
+    Rows that pad a vocabulary (Qwen) are used before the matrix grows; it never shrinks.
     """
     from tokenizers import AddedToken
 
@@ -104,61 +98,24 @@ def add_item_tokens(backbone: Backbone, tokens: list[str], seed: int) -> list[in
     known = [token for token in tokens if token in vocabulary]
     if known:
         raise UserError(f"the tokenizer already has the item token '{known[0]}'; build identifiers with other tokens")
-    old_rows = min(len(tok), model.get_input_embeddings().num_embeddings)
+    backbone.old_rows = min(max(vocabulary.values()) + 1, model.get_input_embeddings().num_embeddings)
     tok.add_tokens([AddedToken(token, normalized=False) for token in tokens])
-    _grow(model, max(len(tok), model.get_input_embeddings().num_embeddings), old_rows)
-    backbone.old_rows = old_rows
     ids: list[int] = tok.convert_tokens_to_ids(tokens)
-    generator = torch.Generator().manual_seed(seed)
-    for weight in _embedding_matrices(model):
-        old = weight.detach()[:old_rows].float()
-        noise = torch.randn(len(ids), weight.shape[1], generator=generator).to(weight.device)
-        _set_rows(weight, ids, old.mean(0) + noise * old.std(0))
+    # Over all tokens, not their number: ids may have gaps, and a padding token may have no row of its own yet.
+    item_rows.grow(model, max(tok.get_vocab().values()) + 1, backbone.old_rows)
+    if ids:
+        item_rows.draw(model, ids, backbone.old_rows, seed)
     return ids
 
 
-def _grow(model: Any, rows: int, old_rows: int) -> None:
-    """Make room for `rows` tokens; every row beyond the old ones is their mean, so that it is the same each time."""
-    before = model.get_input_embeddings().num_embeddings
-    model.resize_token_embeddings(rows, mean_resizing=False)
-    for weight in _embedding_matrices(model):
-        _set_rows(weight, list(range(before, rows)), weight.detach()[:old_rows].float().mean(0))
-
-
-@torch.no_grad()
-def _set_rows(weight: torch.Tensor, rows: list[int], values: torch.Tensor) -> None:
-    weight[rows] = values.to(weight.dtype)
-
-
-def _embedding_matrices(model: Any) -> list[torch.Tensor]:
-    """Input and output embeddings; one matrix where they are tied."""
-    parts = (model.get_input_embeddings(), model.get_output_embeddings())
-    return list({id(part.weight): part.weight for part in parts}.values())
-
-
 def add_lora(backbone: Backbone, lora: Lora, token_ids: list[int], seed: int) -> None:
-    """Freeze the model; train adapters and the rows of the given tokens, in and out, tied or not."""
-    from peft import LoraConfig, get_peft_model
-
-    model = backbone.model
-    # By name for both matrices: a plain list would leave the head's rows of an untied model untrained, silently.
-    rows = dict.fromkeys(_embedding_names(model), token_ids) if token_ids else None
-    config = LoraConfig(
-        task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
-        target_modules=list(lora.targets), trainable_token_indices=rows,
-    )  # fmt: skip
-    try:
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that peft still uses
-            torch.manual_seed(seed)
-            backbone.model = get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(f"LoRA: {' '.join(str(error).split())[:200]}; set --lora-targets") from error
+    """Freeze the model; train adapters and the rows of the given tokens."""
+    backbone.model = adapters.add(backbone.model, lora, token_ids, seed)
 
 
 def causal_lm(model: Any) -> Any:
     """The transformers model inside, with or without adapters."""
-    return model.get_base_model() if _has_adapters(model) else model
+    return model.get_base_model() if adapters.has_adapters(model) else model
 
 
 def save(backbone: Backbone, folder: Path) -> None:
@@ -166,46 +123,59 @@ def save(backbone: Backbone, folder: Path) -> None:
 
     An adapter on a model from scratch is merged, since its base could be found nowhere.
     """
+    hub.no_bars()
+    if adapters.has_adapters(backbone.model) and backbone.base is not None:
+        adapters.save(backbone.model, folder)
+        rows = causal_lm(backbone.model).get_input_embeddings().num_embeddings
+        kept = {"base": backbone.base, "rows": rows, "old_rows": backbone.old_rows, "quantize": backbone.quantize}
+        (folder / ADAPTER_BASE).write_text(json.dumps(kept) + "\n")
+        backbone.tokenizer.save_pretrained(folder)
+    else:
+        merge(backbone)
+        save_plain(backbone, folder)
+
+
+def merge(backbone: Backbone) -> None:
+    """Make the model a plain one, with adapters and new rows in its own weights."""
+    if adapters.has_adapters(backbone.model):
+        backbone.model = adapters.merged(backbone.model)
+    backbone.base = None
+
+
+def save_plain(backbone: Backbone, folder: Path) -> None:
+    """A folder that `AutoModelForCausalLM` opens; it generates greedily unless told otherwise, whatever its base did."""
     from transformers import GenerationConfig
 
-    hub.no_bars()
-    model = backbone.model
-    if _has_adapters(model) and backbone.base is None:
-        model = model.merge_and_unload()
-    inner = causal_lm(model)
     tok = backbone.tokenizer
-    inner.generation_config = GenerationConfig(
-        bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id
+    pad = tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id
+    backbone.model.generation_config = GenerationConfig(
+        bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=pad
     )
-    if _has_adapters(model):
-        model.save_pretrained(folder, save_embedding_layers=False)
-        kept = {"base": backbone.base, "rows": len(_embedding_matrices(inner)[0]), "old_rows": backbone.old_rows}
-        (folder / ADAPTER_BASE).write_text(json.dumps(kept) + "\n")
-    else:
-        model.save_pretrained(folder)
+    backbone.model.save_pretrained(folder)
     tok.save_pretrained(folder)
 
 
-def open_saved(folder: Path, dtype: torch.dtype) -> Backbone:
-    """What `save` wrote."""
+def saved_tokenizer(folder: Path) -> Any:
+    """The tokenizer that `save` wrote."""
     from transformers import PreTrainedTokenizerFast
 
     # As saved: AutoTokenizer would pick a class by the architecture, and some of those add tokens of their own.
-    tok = PreTrainedTokenizerFast.from_pretrained(folder)
-    if not (folder / ADAPTER_BASE).is_file():
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def saved_base(folder: Path) -> dict[str, Any] | None:
+    """What a saved adapter says of its base: name, rows of its embeddings, quantisation; None for a whole model."""
+    path = folder / ADAPTER_BASE
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def open_saved(folder: Path, dtype: torch.dtype, *, as_trained: bool = True) -> Backbone:
+    """What `save` wrote. `as_trained=False` puts the adapter of a quantised base on the base's own weights."""
+    tok = saved_tokenizer(folder)
+    kept = saved_base(folder)
+    if kept is None:
         return Backbone(load(str(folder), dtype).model, tok, None)
-    from peft import PeftModel
-
-    kept = json.loads((folder / ADAPTER_BASE).read_text())
-    base = load(kept["base"], dtype)
-    _grow(base.model, kept["rows"], kept["old_rows"])
-    return Backbone(PeftModel.from_pretrained(base.model, str(folder)), tok, kept["base"])
-
-
-def _has_adapters(model: Any) -> bool:
-    return type(model).__module__.startswith("peft.")
-
-
-def _embedding_names(model: Any) -> list[str]:
-    wanted = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    return [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if id(module) in wanted]
+    quantize = kept.get("quantize", "none") if as_trained else "none"
+    base = load(kept["base"], dtype, quantize)
+    item_rows.grow(base.model, kept["rows"], kept["old_rows"])
+    return Backbone(adapters.attach(base.model, folder), tok, kept["base"], kept["old_rows"], quantize)

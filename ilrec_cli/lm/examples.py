@@ -30,7 +30,10 @@ class Batch(NamedTuple):
     history_MT: Tensor  # the items shown before each target, right-padded with -1
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(part.to(device) for part in self))
+        """On the device; a GPU copies from pinned memory while the host goes on."""
+        if device.type != "cuda":
+            return Batch(*(part.to(device) for part in self))
+        return Batch(*(part.pin_memory().to(device, non_blocking=True) for part in self))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ def explained(name: str, role: str) -> Iterator[None]:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not folder.is_dir():
         raise UserError(f"{role} '{name}': no such folder")
+    if folder.is_dir() and (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{role} '{name}': the folder holds an adapter. Merge it first, or name the model it belongs to"
+        )
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"{role} '{name}': the folder holds no config.json, so it is no Hugging Face model")
     from safetensors import SafetensorError
@@ -48,6 +52,30 @@ def no_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Keep transformers' report of absent weights off the screen: `refuse_incomplete` says it in one line."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def refuse_incomplete(model: Any, found: dict[str, Any]) -> None:
+    """`ValueError`, for use inside `explained`, where weights are absent: transformers draws them at random."""
+    absent, odd = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
+    if absent or odd:
+        first, what = (absent[0], "are not in its files") if absent else (odd[0][0], "have another shape there")
+        raise ValueError(
+            f"{len(absent) + len(odd)} weights of a {type(model).__name__} {what}, such as {first}: an incomplete copy, "
+            "an adapter, or a checkpoint of another model"
+        )
 
 
 def _reason(name: str, error: BaseException) -> str:

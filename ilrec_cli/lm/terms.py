@@ -65,6 +65,6 @@ class Terms:
 
 
 def _add(left: dict[str, Pair], right: dict[str, Pair]) -> dict[str, Pair]:
-    if not left or not right:
-        return left or right
-    return {name: (left[name][0] + right[name][0], left[name][1] + right[name][1]) for name in left}
+    """Sums by name; a name that only one side has (a task without rows in the other) stands for itself."""
+    both = {name: (left[name][0] + right[name][0], left[name][1] + right[name][1]) for name in left if name in right}
+    return {**left, **right, **both}

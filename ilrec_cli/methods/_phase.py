@@ -8,11 +8,14 @@ from typing import NamedTuple
 class Phase(NamedTuple):
     """A stretch of training on one kind of data with one loss.
 
-    `loss` is "module:function" in the plug-in; called with the method's configuration it returns the pure loss.
-    `epochs` is None where the command line decides.
+    `data` is "next_item", or "module:function" in the plug-in; called with `lm.phases.Material` when the phase begins it
+    returns a `lm.steps.Source`. `loss` is "module:function" too; called with the method's configuration it returns the
+    pure loss. `epochs` and `learning_rate` are None where the command line decides, `weights` where the method does.
     """
 
     name: str
     data: str
     loss: str
     epochs: int | None = None
+    learning_rate: float | None = None
+    weights: dict[str, float] | None = None  # of this loss's terms in the total

@@ -49,8 +49,8 @@ class TrainCf(FitCf):
     """Train a collaborative model: a baseline, and the reward model of ILRec."""
 
     preset: Annotated[
-        str | None, "the model's tuned settings for a data set; a file, flags and -o win", Control, MODEL
-    ] = None
+        tuple[str, ...], "the model's tuned settings for a data set; a file, flags and -o win", Control, MODEL
+    ] = ()
     seeds: Annotated[
         tuple[int, ...], "train one model for each of these seeds, comma-separated: NAME-sSEED", Control, RUN
     ] = ()

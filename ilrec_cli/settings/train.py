@@ -27,6 +27,13 @@ class Train(OnUsers):
 
     data: Data = None
     method: Annotated[str, "training method", Plugin("methods"), MODEL] = "ilrec"
+    preset: Annotated[
+        tuple[str, ...],
+        "settings under a name, such as paper-8b,table3-wo-cpo: later ones win, a file, flags and -o win over all; "
+        "listed by ilrec methods METHOD",
+        Control,
+        MODEL,
+    ] = ()
     backbone: Annotated[
         str, "Hugging Face causal LM (folder or name), or tiny-llama, tiny-qwen2: small, from scratch", MODEL
     ] = "tiny-llama"
@@ -41,12 +48,26 @@ class Train(OnUsers):
     lora_r: Annotated[int, "rank of the adapters", MODEL] = 8
     lora_alpha: Annotated[int, "scale of the adapters", MODEL] = 16
     lora_dropout: Annotated[float, "dropout before the adapters", MODEL] = 0.05
-    lora_targets: Annotated[tuple[str, ...], "layers that get adapters", MODEL] = ("q_proj", "v_proj")
+    lora_targets: Annotated[
+        tuple[str, ...], "layers that get adapters, by name; all-linear: every one but embeddings and head", MODEL
+    ] = ("q_proj", "v_proj")
+    lora_rslora: Annotated[bool, "scale adapters by alpha / sqrt(r) instead of alpha / r", MODEL] = False
+    quantize: Annotated[
+        Literal["none", "4bit", "8bit"], "number format of the frozen base under LoRA (needs a CUDA GPU)", MODEL
+    ] = "none"
     targets: Annotated[
         Literal["auto", "last", "all"],
         "last: a prompt per target; all: a sequence per user, supervised at every item [all for tiny backbones]",
         DATA,
     ] = "auto"
+    vocab_scope: Annotated[
+        Literal["vocab", "ids"],
+        "what predictions are a softmax over: the whole vocabulary, or the tokens of identifiers and the end token",
+        MODEL,
+    ] = "vocab"
+    probe_layers: Annotated[
+        tuple[str, ...], "log the cross-entropy of these layers: numbers from 1, or all", Control, RUN
+    ] = ()
     ids: Annotated[str | None, "item identifiers: name or folder [the only ones]", Control, DATA] = None
     cf: Annotated[str | None, "reward model of ILRec: name or folder [the only trained one]", Control, DATA] = None
     epochs: Annotated[int, "passes over the training data at most", OPTIMISER] = 5
@@ -69,6 +90,12 @@ class Train(OnUsers):
         int, "supervised positions projected to the vocabulary at a time; 0: all at once", Control, RUN
     ] = 0
     gradient_checkpointing: Annotated[bool, "recompute activations: less memory, more time", Control, RUN] = False
+    shard: Annotated[bool, "spread weights, gradients and optimiser state over the processes (FSDP2)", Control, RUN] = (
+        False
+    )
+    track: Annotated[
+        Literal["tensorboard", "wandb", "mlflow"] | None, "report to a tracker, besides log.jsonl", Control, RUN
+    ] = None
     log_every: Annotated[int, "steps between log lines", Control, RUN] = 20
     save_every: Annotated[int, "steps between checkpoints, besides one an epoch; 0: none", Control, RUN] = 0
     device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
@@ -90,4 +117,6 @@ class Train(OnUsers):
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0 and less than 1")
         if self.hidden_size % self.n_heads or self.hidden_size // self.n_heads % 2:
             raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of n_heads {self.n_heads}")
+        if self.quantize != "none" and self.tuning != "lora":
+            raise ValueError(f"--quantize {self.quantize} goes with --tuning lora: quantised weights cannot be trained")
         exclusive(self, "resume", "overwrite")

@@ -27,12 +27,12 @@ def can_draw(console: Console) -> bool:
 
 
 def page(template: str, **values: Any) -> str:
-    """The text of a page from one of the templates beside this file."""
+    """The text of a page from one of the templates beside this file; what is no HTML (Markdown) is not escaped."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True), trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True,
+        autoescape=select_autoescape(disabled_extensions=("md.jinja",), default=True),
     )  # fmt: skip
     return environment.get_template(template).render(version=__version__, **values)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -12,19 +12,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ilrec_cli import devices, plugins
+from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
-from ilrec_cli.lm import backbone, prompts
+from ilrec_cli.lm import backbone, layer_probe, prompts
+from ilrec_cli.lm.adapters import Lora
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.examples import Batch, Catalogue, Examples, Layout
+from ilrec_cli.lm.heads import LayerHeads
 from ilrec_cli.lm.loop import Job
-from ilrec_cli.lm.model import Rewards, SupervisedLM
+from ilrec_cli.lm.model import Rewards, SupervisedLM, final_norm
+from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.rank import Ranker
+from ilrec_cli.lm.sharding import Parallel
 from ilrec_cli.metrics import ranking_metrics
+from ilrec_cli.ranking import Rankings
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _models, _run_folder
+from ilrec_cli.stages import _inputs, _models, _processes, _run_folder
 from ilrec_cli.trie import ItemTrie
 
 VALIDATION_SEED = 2024  # the validation sample is the same for every run, whatever its seed
@@ -44,49 +49,53 @@ class Task(NamedTuple):
     kind: str = "run"
 
 
-def prepare(task: Task, folder: Path) -> tuple[Job, Any, Backbone]:
-    """(job, accelerator, backbone): everything loaded, nothing written yet."""
+class Prepared(NamedTuple):
+    """A run that can start: nothing is written yet."""
+
+    backbone: Backbone
+    parallel: Parallel
+    examples: Examples
+    phases: list[Callable[[], Job]]  # called when a phase begins
+
+
+def prepare(task: Task, folder: Path) -> Prepared:
+    """Everything loaded, the model on its processes."""
     settings, data = task.settings, task.parents["data"]
-    accelerator = make_accelerator(settings)
+    accelerator = _processes.make_accelerator(settings, folder.parent)
     opened = _backbone(settings, data, task.parents["ids"])
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     layout = _models.new_layout(settings.targets, opened.tokenizer)
-    model = _supervised(task, opened)
+    examples = _examples(settings, data, items, layout)
+    model = _supervised(task, opened, items)
+    parallel = Parallel(model, accelerator, shard=settings.shard, dtype=settings.dtype)
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
         scorer = _models.open_cf(task.parents["cf"], data, accelerator.device) if "cf" in task.parents else None
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
-    (phase,) = task.method.phases(task.options)
-    job = Job(
-        model=model,
-        examples=_examples(settings, data, items, layout),
-        loss=_loss(task.method, phase.loss, task.options),
-        weights=task.method.weights(task.options),
-        rewards=rewards,
-        validate=_validation(settings, data, model, items, layout, accelerator),
-        settings=settings,
-        learning_rate=settings.learning_rate or 0.0,
-        folder=folder,
-        identity=_run_folder.identity(task),
-    )
-    return job, accelerator, opened
+    validate = _validation(settings, data, parallel, items, layout)
+    phases = task.method.phases(task.options)
 
-
-def make_accelerator(settings: Train) -> Any:
-    """The processes and the device; refuses to run alone where several processes were launched."""
-    from accelerate import Accelerator
-
-    device = devices.resolve(settings.device)
-    devices.keep_freed_memory(device)
-    if device.index is not None:
-        torch.cuda.set_device(device)  # accelerate takes the current one
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != world:
-        raise UserError(
-            f"{world} processes were launched, accelerate sees {accelerator.num_processes}; check its configuration"
+    def job(index: int) -> Job:
+        phase = phases[index]
+        popularity = _inputs.training_popularity(data)
+        place = folder / "phases" / str(index + 1)
+        material = Material(settings, task.options, examples, popularity, parallel, place, index)
+        return Job(
+            parallel=parallel,
+            source=examples if phase.data == "next_item" else _part(task.method, phase.data)(material),
+            loss=_part(task.method, phase.loss)(task.options),
+            weights=phase.weights or task.method.weights(task.options),
+            rewards=rewards,
+            validate=validate,
+            settings=settings,
+            learning_rate=phase.learning_rate or settings.learning_rate or 0.0,
+            epochs=phase.epochs or settings.epochs,
+            folder=folder,
+            identity=_run_folder.identity(task),
+            name=phase.name if len(phases) > 1 else None,
         )
-    return accelerator
+
+    return Prepared(opened, parallel, examples, [partial(job, index) for index in range(len(phases))])
 
 
 def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewards]:
@@ -120,6 +129,10 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
 def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
     """The model with item tokens, and adapters if asked for."""
     if backbone.is_tiny(settings.backbone):
+        if settings.quantize != "none":
+            raise UserError(
+                f"--quantize {settings.quantize}: {settings.backbone} starts from scratch, name a trained one"
+            )
         size = backbone.TinySize(
             hidden_size=settings.hidden_size,
             n_layers=settings.n_layers,
@@ -130,14 +143,15 @@ def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
     else:
         # Fully trained weights stay in float32: bfloat16 weights swallow small updates.
         low = settings.tuning == "lora" and settings.dtype == "bfloat16"
-        opened = backbone.load(settings.backbone, torch.bfloat16 if low else torch.float32)
+        opened = backbone.load(settings.backbone, torch.bfloat16 if low else torch.float32, settings.quantize)
     token_ids = backbone.add_item_tokens(opened, _models.special_tokens(ids), settings.seed)
     if settings.tuning == "lora":
-        lora = backbone.Lora(
+        lora = Lora(
             r=settings.lora_r,
             alpha=settings.lora_alpha,
             dropout=settings.lora_dropout,
             targets=settings.lora_targets,
+            rank_stabilised=settings.lora_rslora,
         )
         backbone.add_lora(opened, lora, token_ids, settings.seed)
     if settings.gradient_checkpointing:
@@ -152,21 +166,30 @@ def _texts(data: Artifact) -> list[str]:
     return prompts.all_text() + [text for column in columns for text in column if text]
 
 
-def _supervised(task: Task, opened: Backbone) -> SupervisedLM:
+def _supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
+    settings, options = task.settings, task.options
+    inner = backbone.causal_lm(opened.model)
+    depth = inner.config.get_text_config().num_hidden_layers
     layers: tuple[int, ...] = ()
     if "inner_layers" in task.needs:
-        depth = backbone.causal_lm(opened.model).config.get_text_config().num_hidden_layers
-        layers = plugins.part(task.method, "layers").resolve_layers(task.options.layers, depth, task.settings.seed)
-    detach = bool(layers) and task.options.detach_head
-    model = SupervisedLM(opened.model, layers, detach_head=detach, dropout=task.settings.dropout)
+        layers = plugins.part(task.method, "layers").resolve_layers(options.layers, depth, settings.seed)
+    heads = None
+    if layers and options.layer_head == "separate":
+        heads = LayerHeads(layers, final_norm(inner), options.layer_head_rank, settings.seed)
+    model = SupervisedLM(
+        opened.model, layers, dropout=settings.dropout, layer_heads=heads,
+        detach_head=bool(layers) and options.detach_head,
+        scope_V=items.trie.tokens() if settings.vocab_scope == "ids" else None,
+    )  # fmt: skip
+    model.probed_layers = layer_probe.resolve(settings.probe_layers, depth)
     model.check_phi()
     return model
 
 
-def _loss(method: ModuleType, reference: str, options: Any) -> Any:
-    """The pure loss that a phase names as "module:function"."""
+def _part(method: ModuleType, reference: str) -> Any:
+    """What a phase names as "module:function"."""
     module, _, function = reference.partition(":")
-    return getattr(plugins.part(method, module), function)(options)
+    return getattr(plugins.part(method, module), function)
 
 
 def _examples(settings: Train, data: Artifact, items: Catalogue, layout: Layout) -> Examples:
@@ -185,7 +208,7 @@ def _examples(settings: Train, data: Artifact, items: Catalogue, layout: Layout)
 
 
 def _validation(
-    settings: Train, data: Artifact, model: SupervisedLM, items: Catalogue, layout: Layout, accelerator: Any
+    settings: Train, data: Artifact, parallel: Parallel, items: Catalogue, layout: Layout
 ) -> Callable[[], dict[str, float]]:
     """Hit@10 and NDCG@10 on a fixed sample of validation events, shared out over the processes."""
     sequences, max_history = _inputs.sequences(data), data.json("card.json")["max_history"]
@@ -194,16 +217,21 @@ def _validation(
     chosen = np.flatnonzero(_inputs.draw_users(user, settings.valid_users, VALIDATION_SEED))
     if not len(chosen):
         raise UserError(f"{data.path}: there is no validation target (users need at least 3 interactions for one)")
-    mine = chosen[accelerator.process_index :: accelerator.num_processes]
+    mine = chosen[parallel.rank :: parallel.world]
+
+    def rank() -> Rankings:
+        ranker = Ranker(
+            parallel.model.backbone, items, layout, popularity, beams=settings.valid_beams,
+            normalize=settings.vocab_scope,
+        )  # fmt: skip
+        return ranker.rank_events(sequences, user[mine], end[mine], max_history, batch_size=VALIDATION_BATCH)
 
     def validate() -> dict[str, float]:
-        model.eval()
-        with devices.autocast(accelerator.device, settings.dtype):
-            ranker = Ranker(model.backbone, items, layout, popularity, beams=settings.valid_beams)
-            rankings = ranker.rank_events(sequences, user[mine], end[mine], max_history, batch_size=VALIDATION_BATCH)
-        values = ranking_metrics(rankings.rank_E, [10])
-        sums = torch.tensor([float(values[name].sum()) for name in ("hit@10", "ndcg@10")], device=accelerator.device)
-        hit, ndcg = (accelerator.reduce(sums, "sum") / len(chosen)).tolist()
+        parallel.model.eval()
+        with parallel.autocast():
+            values = ranking_metrics(parallel.together(rank).rank_E, [10])
+        sums = torch.tensor([float(values[name].sum()) for name in ("hit@10", "ndcg@10")], device=parallel.device)
+        hit, ndcg = (parallel.summed(sums) / len(chosen)).tolist()
         return {"hit@10": hit, "ndcg@10": ndcg}
 
     return validate

@@ -117,7 +117,7 @@ def _give_up(run: Path) -> None:
 
 def has_checkpoint(train: Path) -> bool:
     """Whether a training that was stopped can go on."""
-    return (train / artifacts.SCRATCH / "last.safetensors").is_file()
+    return any((train / artifacts.SCRATCH / f"{name}.safetensors").is_file() for name in ("last", "previous"))
 
 
 def _is_ours(train: Path) -> bool:

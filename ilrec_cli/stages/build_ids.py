@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ilrec_cli import artifacts, devices, folders, plugins
+from ilrec_cli import artifacts, devices, folders, plugins, presets
 from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
@@ -62,7 +62,7 @@ def _task(config: BuildIds) -> Task:
     scheme = plugins.load("ids", config.scheme)
     if config.collisions == "auto":
         config = replace(config, collisions=_settle.default_rule(scheme.QUANTISES))
-    chosen = {**plugins.preset(scheme, config.preset), **config.options}
+    chosen = {**presets.chosen(scheme, config.preset), **config.options}
     options = configs.build(scheme.Config, chosen, f"ID scheme '{config.scheme}'")
     source = _vectors.source(config, data) if scheme.QUANTISES else None
     recorded = _recorded(config, options, source)

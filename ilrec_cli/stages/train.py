@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.interrupt import Stopped
 from ilrec_cli.lm import backbone
-from ilrec_cli.lm.loop import Job, Loop
+from ilrec_cli.lm.loop import Progress
+from ilrec_cli.lm.phases import run_phases
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _job, _run_folder
-from ilrec_cli.stages._job import Task
+from ilrec_cli.stages import _inputs, _job, _processes, _run_folder
+from ilrec_cli.stages._job import Prepared, Task
 
 RATES = {"tiny": 2e-3, "full": 5e-5, "lora": 1e-4}  # LC-Rec's full fine-tuning, BIGRec's LoRA; tiny: ours
 
@@ -32,27 +34,41 @@ def run(config: Train) -> dict[str, Any]:
     if _run_folder.is_finished(folder, task):
         console.say(f"Already trained: {folder}\nNext: ilrec evaluate {_inputs.flags(config)} --run {name}")
         return {"path": str(folder), "name": name, "trained": False}
-    job, accelerator, opened = _job.prepare(task, folder)
-    _describe(job, console)
-    with _run_folder.opened(folder, task) if accelerator.is_main_process else nullcontext():
-        accelerator.wait_for_everyone()
+    prepared = _job.prepare(task, folder)
+    parallel = prepared.parallel
+    _describe(prepared, config, console)
+    with _run_folder.opened(folder, task) if parallel.main else nullcontext():
+        parallel.wait()
         try:
-            progress = Loop(job, accelerator, console).run()
+            progress = _train(prepared, task, folder, console)
         except Stopped as stopped:
             console.say(f"\n{stopped}")
             raise
-        if accelerator.is_main_process:
+        parallel.unshard_for_saving()
+        if parallel.main:
             shutil.rmtree(folder / "model", ignore_errors=True)
-            backbone.save(opened, folder / "model")
-            artifacts.write_json(folder / "layout.json", job.examples.layout.as_dict())
+            model = parallel.model
+            backbone.save(prepared.backbone, folder / "model")
+            layers = {"candidate_layers": list(model.inner_layers)} if model.inner_layers else {}
+            artifacts.write_json(folder / "layout.json", prepared.examples.layout.as_dict() | layers)
+            if model.layer_heads is not None:
+                model.layer_heads.save(folder)
             _run_folder.finish(folder, task)
-        accelerator.wait_for_everyone()
+        parallel.wait()
     console.say(
-        f"\nBest validation NDCG@10 {progress.best:.4f} at step {progress.best_step}; {progress.seconds:.0f} s\n"
+        f"\nBest validation NDCG@10 {progress.best:.4f} at step {progress.before + progress.best_step}; {progress.seconds:.0f} s\n"
         f"Run: {folder}\nNext: ilrec evaluate {_inputs.flags(config)} --run {name}"
     )
     return {"path": str(folder), "name": name, "trained": True, "best_valid_ndcg@10": progress.best,
-            "best_step": progress.best_step, "steps": progress.step, "seconds": progress.seconds}  # fmt: skip
+            "best_step": progress.before + progress.best_step, "steps": progress.all_steps, "seconds": progress.seconds}  # fmt: skip
+
+
+def _train(prepared: Prepared, task: Task, folder: Path, console: Console) -> Progress:
+    identity = _run_folder.identity(task)
+    with _processes.tracked(prepared.parallel.accelerator, folder.parent.name, task.recorded):
+        return run_phases(
+            prepared.phases, folder, identity, console, parallel=prepared.parallel, resume=task.settings.resume
+        )
 
 
 def _task(config: Train) -> Task:
@@ -72,10 +88,10 @@ def _task(config: Train) -> Task:
     return Task(config, method, options, needs, parents, recorded)
 
 
-def _describe(job: Job, console: Console) -> None:
-    model, settings = job.model, job.settings
+def _describe(prepared: Prepared, settings: Train, console: Console) -> None:
+    model, examples = prepared.parallel.model, prepared.examples
     every = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     layers = f", candidate layers {', '.join(map(str, model.inner_layers))}" if model.inner_layers else ""
     console.say(f"{settings.method} on {settings.backbone}: {every:,} parameters, {trained:,} trained{layers}")
-    console.say(f"{len(job.examples):,} examples, {job.examples.targets(np.arange(len(job.examples))):,} targets")
+    console.say(f"{len(examples):,} examples, {examples.targets(np.arange(len(examples))):,} targets")

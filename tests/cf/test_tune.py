@@ -170,10 +170,12 @@ def test_a_preset_lies_under_files_and_flags(
 
 @pytest.mark.parametrize("name", plugins.names("cf"))
 def test_every_preset_is_a_configuration(name: str) -> None:
-    from ilrec_cli import cli
+    from ilrec_cli import presets
     from ilrec_cli.settings import TrainCf
 
     plugin = plugins.load("cf", name)
     for preset in plugin.PRESETS:
-        config = configs.build(TrainCf, cli._over_preset({"dataset": "x", "model": name, "preset": preset}), preset)
+        config = configs.build(
+            TrainCf, presets.under(TrainCf, {"dataset": "x", "model": name, "preset": preset}), preset
+        )
         configs.build(plugin.Config, config.options, preset)

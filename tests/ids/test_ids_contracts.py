@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ilrec_cli import plugins
+from ilrec_cli import plugins, presets
 from ilrec_cli.ids import _settle
 from ilrec_cli.ids._assignment import to_matrix
 from ilrec_cli.ids._quality import uniqueness
@@ -105,5 +105,5 @@ def test_the_parts_fit_together(name: str) -> None:
 @pytest.mark.parametrize("name", plugins.names("ids"))
 def test_presets_are_settings_of_the_scheme(name: str) -> None:
     plugin = plugins.load("ids", name)
-    for preset in plugin.PRESETS:
-        assert plugin.Config(**plugins.preset(plugin, preset))
+    for preset in presets.known(plugin):
+        assert plugin.Config(**presets.chosen(plugin, preset))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from conftest import llama, qwen2
 from torch.nn import functional as F
 
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm import backbone, hub, tokenizer
-from ilrec_cli.lm.backbone import Backbone, Lora, TinySize
+from ilrec_cli.lm import adapters, backbone, tokenizer
+from ilrec_cli.lm.adapters import Lora
+from ilrec_cli.lm.backbone import Backbone, TinySize
 
 TOKENS = [f"<a_{n}>" for n in range(5)]
 LORA = Lora(r=4, alpha=8, dropout=0.0, targets=("q_proj", "v_proj"))
@@ -90,10 +90,10 @@ def test_lora_trains_adapters_and_the_new_rows_only(base: str) -> None:
     backbone.add_lora(found, LORA, ids, seed=0)
     trained = sum(p.numel() for p in found.model.parameters() if p.requires_grad)
     width, matrices = 32, 1 if found.model.get_base_model().config.tie_word_embeddings else 2
-    adapters = sum(p.numel() for n, p in found.model.named_parameters() if "lora_" in n)
-    assert trained == adapters + matrices * len(ids) * width
+    added = sum(p.numel() for n, p in found.model.named_parameters() if "lora_" in n)
+    assert trained == added + matrices * len(ids) * width
     one_step(found.model, torch.tensor([[ids[0], 5, ids[1], ids[2], 6, ids[3], ids[4]]]))
-    merged = found.model.merge_and_unload()
+    merged = adapters.merged(found.model)
     moved = {name for name, value in merged.state_dict().items() if not torch.equal(value, plain[name])}
     assert {name for name in moved if "q_proj" in name}, "adapters moved"
     head, embedding = merged.get_output_embeddings().weight, merged.get_input_embeddings().weight
@@ -145,35 +145,3 @@ def test_an_adapter_on_a_model_from_scratch_is_saved_merged(tmp_path: Path) -> N
     backbone.save(found, tmp_path / "model")
     again = backbone.open_saved(tmp_path / "model", torch.float32)
     torch.testing.assert_close(again.model.eval()(input_ids=probe).logits, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("./not/here", "no such folder"),
-        ("/not/here", "no such folder"),
-        ("someone/some-model", "offline mode is on .* hf download someone/some-model"),
-        ("not a name!", "no such folder here and no such model"),
-    ],
-)
-def test_backbones_that_cannot_be_had_get_one_line(name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        backbone.load(name, torch.float32)
-
-
-def test_a_folder_without_a_model_gets_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no config\.json"):
-        backbone.load(str(tmp_path), torch.float32)
-
-
-def test_a_gated_model_gets_the_two_things_to_do() -> None:
-    httpx = pytest.importorskip("httpx2") if find_spec("httpx2") else pytest.importorskip("httpx")
-    from huggingface_hub.errors import GatedRepoError
-
-    response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
-    with pytest.raises(UserError, match="Accept its terms at https://huggingface.co/org/gated.*HF_TOKEN"):
-        with hub.explained("org/gated", "backbone"):
-            try:
-                raise GatedRepoError("403", response=response)
-            except GatedRepoError as error:
-                raise OSError("You are trying to access a gated repo.") from error

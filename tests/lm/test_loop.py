@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import TINY_LM, Finished, llama
 
 from ilrec_cli import artifacts, checkpoint, cli
@@ -25,8 +26,11 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.histories import Sequences, training_windows
 from ilrec_cli.json_log import JsonLog, read_log
 from ilrec_cli.lm.examples import Catalogue, Examples, Layout
-from ilrec_cli.lm.loop import Job, Loop, schedule
+from ilrec_cli.lm.loop import Job, Progress
 from ilrec_cli.lm.model import SupervisedLM
+from ilrec_cli.lm.phases import Material, run_phases
+from ilrec_cli.lm.sharding import Parallel
+from ilrec_cli.lm.steps import schedule
 from ilrec_cli.methods.ilrec import Config, weights
 from ilrec_cli.methods.ilrec.loss import make_loss
 from ilrec_cli.settings import Train
@@ -49,7 +53,7 @@ def catalogue(items: int) -> Catalogue:
     return Catalogue(gather_runs(flat, start, np.full(items, 3)), np.full(items, 3), node, trie)
 
 
-def a_job(folder: Path, settings: Train, dtype: torch.dtype = torch.float64) -> Job:
+def a_job(folder: Path, settings: Train, kind: torch.dtype = torch.float64, **parallel: Any) -> Job:
     """Users who walk through 40 items in order; a loss with every term."""
     lengths = np.random.default_rng(0).integers(4, 12, size=49)
     offsets = np.concatenate([[0], lengths.cumsum()])
@@ -64,17 +68,21 @@ def a_job(folder: Path, settings: Train, dtype: torch.dtype = torch.float64) -> 
     method = Config(lambda_cpd=0.1, mu_crr=0.0)
     scores = iter([0.3, 0.1, 0.2, 0.0, 0.0, 0.0])
     return Job(
-        model=SupervisedLM(llama(initializer_range=0.02).to(dtype), (2,)), examples=examples, loss=make_loss(method),
-        weights=weights(method), rewards=None, validate=lambda: {"ndcg@10": next(scores), "hit@10": 0.5},
-        settings=settings, learning_rate=1e-2, folder=folder, identity={"seed": settings.seed},
+        parallel=Parallel(SupervisedLM(llama(initializer_range=0.02).to(kind), (2,)), Accelerator(cpu=True), **parallel),
+        source=examples, loss=make_loss(method), weights=weights(method), rewards=None,
+        validate=lambda: {"ndcg@10": next(scores), "hit@10": 0.5}, settings=settings, learning_rate=1e-2,
+        epochs=settings.epochs, folder=folder, identity={"seed": settings.seed},
     )  # fmt: skip
 
 
-def run(job: Job) -> tuple[dict[str, torch.Tensor], Any]:
-    from accelerate import Accelerator
-
-    progress = Loop(job, Accelerator(cpu=True), Console(quiet=True)).run()
-    return {name: value.detach().clone() for name, value in job.model.state_dict().items()}, progress
+def run(*jobs: Job) -> tuple[dict[str, torch.Tensor], Progress]:
+    """Weights and place after the phases."""
+    first = jobs[0]
+    phases = [lambda job=job: job for job in jobs]
+    progress = run_phases(
+        phases, first.folder, first.identity, Console(quiet=True), parallel=first.parallel, resume=first.settings.resume
+    )
+    return {name: value.detach().clone() for name, value in first.parallel.model.state_dict().items()}, progress
 
 
 SETTINGS = Train(dataset="toy", epochs=2, batch_size=16, log_every=3, patience=9)
@@ -146,7 +154,7 @@ def test_the_best_weights_are_those_of_the_step_that_the_checkpoint_names(tmp_pa
     def validate() -> dict[str, float]:
         score = next(scores)
         if score["ndcg@10"] == 0.9:
-            checkpoint.save(tmp_path / "a" / "checkpoints" / "best-8.safetensors", job.model, None, {})
+            checkpoint.save(tmp_path / "a" / "checkpoints" / "best-8.safetensors", job.parallel.model, None, {})
             raise KilledError
         return score
 
@@ -165,6 +173,7 @@ def test_the_best_weights_are_those_of_the_step_that_the_checkpoint_names(tmp_pa
     assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == [
         "best-4.safetensors",
         "last.safetensors",
+        "previous.safetensors",
     ]
 
 
@@ -180,27 +189,90 @@ def test_a_term_with_a_count_of_its_own_is_refused(tmp_path: Path) -> None:
         run(replace(job, loss=pairs))
 
 
-def test_a_damaged_checkpoint_is_said(tmp_path: Path) -> None:
-    run(a_job(tmp_path / "a", SETTINGS))
+def test_a_damaged_checkpoint_has_one_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    straight, _ = run(a_job(tmp_path / "a", replace(SETTINGS, save_every=1), torch.float32))
     last = tmp_path / "a" / "checkpoints" / "last.safetensors"
-    last.write_bytes(last.read_bytes()[:100])
-    with pytest.raises(UserError, match="last.safetensors: the checkpoint is damaged"):
+    assert checkpoint.read_state(last)["step"] == 8
+    last.write_bytes(last.read_bytes()[:-100])
+    again, progress = run(a_job(tmp_path / "a", replace(SETTINGS, resume=True), torch.float32))
+    assert progress.step == 8
+    assert "last.safetensors is damaged; going on from the checkpoint before it" in capsys.readouterr().err
+    for name, value in straight.items():
+        assert torch.equal(again[name], value), name
+    assert checkpoint.read_state(checkpoint.previous(last))["step"] == 7, "the damaged one is not kept"
+    last.unlink()  # as a kill between the two renames leaves it
+    _, progress = run(a_job(tmp_path / "a", replace(SETTINGS, resume=True), torch.float32))
+    assert progress.step == 8
+    for path in (last, checkpoint.previous(last)):
+        path.write_bytes(b"torn")
+    with pytest.raises(UserError, match="previous.safetensors: the checkpoint is damaged"):
         run(a_job(tmp_path / "a", replace(SETTINGS, resume=True)))
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
     job = a_job(tmp_path / "a", SETTINGS)
-    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+    before = {name: value.clone() for name, value in job.parallel.model.state_dict().items()}
 
     def broken(final: torch.Tensor, *rest: Any, **named: Any) -> Any:
         terms = job.loss(final, *rest, **named)
         terms.losses["cpo"] = (terms.cpo * math.inf, terms.losses["cpo"][1])
         return terms
 
-    with pytest.raises(UserError, match="step 1: the gradient is not finite"):
+    with pytest.raises(UserError, match="step 1: the loss or its gradient is not finite"):
         run(replace(job, loss=broken))
     for name, value in before.items():
-        assert torch.equal(job.model.state_dict()[name], value)
+        assert torch.equal(job.parallel.model.state_dict()[name], value)
+
+
+def test_phases_follow_one_another_and_resume_anywhere_to_the_same_bits(tmp_path: Path) -> None:
+    """The second phase starts from the best weights of the first; its data are drawn once, from those weights."""
+
+    def two(folder: Path, resume: bool, stop_after: int = -1) -> tuple[dict[str, torch.Tensor], Progress, list[float]]:
+        first = a_job(folder, replace(SETTINGS, resume=resume), torch.float32)
+        drawn: list[float] = []
+        calls: list[int] = []
+
+        def loss(*arguments: Any, **named: Any) -> Any:
+            calls.append(1)
+            if len(calls) == stop_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return first.loss(*arguments, **named)
+
+        def second() -> Job:
+            material = Material(
+                first.settings, None, first.source, np.zeros(40), first.parallel, folder / "phases" / "2", 1
+            )
+            weight = next(first.parallel.model.parameters())
+            kept = material.kept(lambda: {"sum": weight.detach().double().sum().numpy()[None]})
+            drawn.append(float(kept["sum"][0]))
+            return replace(first, name="second", loss=loss, epochs=1, learning_rate=float(1e-3 + abs(drawn[0]) * 1e-4))
+
+        progress = run_phases(
+            [lambda: replace(first, name="first", loss=loss), second], folder, first.identity, Console(quiet=True),
+            parallel=first.parallel, resume=resume,
+        )  # fmt: skip
+        return dict(first.parallel.model.state_dict()), progress, drawn
+
+    straight, progress, drawn = two(tmp_path / "straight", False)
+    assert (progress.phase, progress.before, progress.step) == (1, 8, 4)
+    rows = read_log(tmp_path / "straight" / "log.jsonl")
+    assert [(row["phase"], row["step"]) for row in rows if "best" in row] == [
+        ("first", 4),
+        ("first", 8),
+        ("second", 12),
+    ]
+    best_of_first, _ = run(a_job(tmp_path / "first", SETTINGS, torch.float32))
+    first_weight = next(iter(best_of_first.values()))
+    assert drawn == [float(first_weight.double().sum())]
+    for stop_after in (2, 4, 7, 8, 9, 11, 12):
+        folder = tmp_path / f"stop{stop_after}"
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {stop_after};"):
+            two(folder, False, stop_after)
+        resumed, progress, again = two(folder, True)
+        assert again == drawn
+        assert progress.all_steps == 12
+        for name, value in straight.items():
+            assert torch.equal(resumed[name], value), (stop_after, name)
 
 
 def test_resume_refuses_another_configuration_and_names_the_key(tmp_path: Path) -> None:
@@ -229,57 +301,6 @@ def test_a_log_ignores_a_torn_last_line(tmp_path: Path) -> None:
     assert [row["step"] for row in read_log(path)] == [1, 2]
     JsonLog(path, 1, enabled=True).write(step=2, again=True)
     assert read_log(path) == [{"step": 1}, {"step": 2, "again": True}]
-
-
-TWO_PROCESSES = """
-import json, os, sys
-from pathlib import Path
-sys.path[:0] = {paths!r}
-import torch
-torch.set_num_threads(1)
-from dataclasses import replace
-from test_loop import SETTINGS, a_job
-from accelerate import Accelerator
-from ilrec_cli.console import Console
-from ilrec_cli.lm.loop import Loop
-accelerator = Accelerator(cpu=True)
-assert accelerator.num_processes == 2
-# 49 windows in batches of 16: the last batch has one row, so one process has none.
-job = a_job(Path({folder!r}), replace(SETTINGS, micro_batch=5))
-assert len(job.examples) % 16 == 1
-progress = Loop(job, accelerator, Console(quiet=True)).run()
-if accelerator.is_main_process:
-    torch_state = {{name: value.tolist() for name, value in job.model.state_dict().items()}}
-    Path({folder!r}, "weights.json").write_text(json.dumps(torch_state))
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
-sys.stdout.flush()
-os._exit(0)
-"""
-
-
-def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
-    """Data parallel over two CPU processes, with a batch that leaves one of them without a row."""
-    alone, progress = run(a_job(tmp_path / "alone", SETTINGS))
-    folder = tmp_path / "together"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-    script = tmp_path / "worker.py"
-    script.write_text(TWO_PROCESSES.format(paths=paths, folder=str(folder)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, capture_output=True, timeout=200, check=False
-    )
-    # Judged by what the first process wrote: gloo rarely aborts at exit, after all work is done.
-    assert (folder / "weights.json").is_file(), done.stderr[-3000:]
-    together = json.loads((folder / "weights.json").read_text())
-    for name, value in alone.items():
-        torch.testing.assert_close(
-            torch.tensor(together[name], dtype=torch.float64), value, rtol=0, atol=1e-9, msg=name
-        )
-    rows = [row for row in read_log(folder / "log.jsonl") if "loss" in row]
-    expected = [row for row in read_log(tmp_path / "alone" / "log.jsonl") if "loss" in row]
-    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-6)
-    assert progress.step == rows[-1]["step"]
 
 
 KILLED = [*TINY_LM, "--epochs", "3", "--save-every", "3", "--max-steps", "20"]

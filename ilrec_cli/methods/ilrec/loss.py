@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ilrec_cli.lm.terms import Terms
 from ilrec_cli.methods.ilrec import Config
+from ilrec_cli.methods.ilrec.statistics import Found, statistics
 
 
 def make_loss(config: Config) -> object:
@@ -55,7 +56,8 @@ def ilrec_terms(
     ce = F.nll_loss(log_prob_NV.detach(), target_N, reduction="sum")
     tokens = cpo.new_full((), len(target_N))
     losses = {"cpo": (cpo, tokens), "cpd": (cpd, tokens), "crr": (crr, crr_count), "ce": (ce, tokens)}
-    return Terms(losses, _statistics(final_NV.detach(), negative_NV, tokens))
+    found = Found(final_NV.detach(), negative_NV, weight_NV, target_N)
+    return Terms(losses, statistics(found, reward_tokens_NC, reward_values_NC, config))
 
 
 def ensemble(inner_KNV: Tensor, config: Config) -> Tensor:
@@ -184,18 +186,6 @@ def collaborative_loss(
 def _soft_label_loss(log_prob: Tensor, reward: Tensor, in_H: Tensor) -> Tensor:
     label = reward.masked_fill(~in_H, torch.finfo(reward.dtype).min).softmax(-1)
     return -(label * log_prob).masked_fill(~in_H, 0.0).sum(-1)
-
-
-def _statistics(final_NV: Tensor, negative_NV: Tensor, tokens: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """How the negatives look: their number, positions without any, and those whose logit is below zero."""
-    size_N = negative_NV.sum(1)
-    total = size_N.sum().to(tokens.dtype)
-    below_zero = (negative_NV & (final_NV < 0)).sum().to(tokens.dtype)
-    return {
-        "negatives": (total, tokens),
-        "no_negatives": ((size_N == 0).sum().to(tokens.dtype), tokens),
-        "negative_logits": (below_zero, total),
-    }
 
 
 def _as_mask(token_NC: Tensor, vocabulary: int) -> Tensor:

@@ -1,0 +1,145 @@
+"""SFT, ILRec and the rows of Table 3 on the real Instruments data: one tiny model from scratch, one budget for all.
+
+    python benchmarks/record_ilrec.py FOLDER_WITH_LCREC_FILES [--work ilrec-work] [--cells tune,sft:0,ilrec:0]
+
+One JSON per cell (row and seed) with the metrics and every test user's rank, so that intervals and paired tests can be
+computed from the results alone. A cell whose file is there is skipped, a training that was stopped is resumed: cells can be
+added over time, and two calls with different --cells can run side by side. First `tune`: a coordinate search over the
+paper's ranges, one seed, half the epochs, judged by validation; its best setting is what all rows of Table 3 start from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from _common import RESULTS, ilrec, write
+
+DATASET = "Instruments"
+EPOCHS = 8
+SETTINGS = ["--config", Path(__file__).parents[1] / "examples" / "tiny.yaml", "--dropout", 0, "--weight-decay", 0.01]
+# Rows of Table 3 as settings of the same code; None: its cross-entropy.
+ROWS: dict[str, dict[str, Any] | None] = {
+    "sft": None,
+    "ilrec": {},
+    "wo-cpo": {"beta": 0},
+    "wo-cpd": {"lambda_cpd": 0},
+    "wo-crr": {"mu_crr": 0},
+    "wo-cpo-cpd": {"beta": 0, "lambda_cpd": 0},
+    "wo-cns": {"negatives_from": "final"},
+    "fl-cpo": {"negatives_from": "final", "lambda_cpd": 0, "mu_crr": 0},
+    "il-cpo": {"lambda_cpd": 0, "mu_crr": 0},
+}
+SEVERAL = ("sft", "ilrec", "wo-cpo", "wo-cns")  # three seeds; one for the others
+CELLS = (*(f"{row}:0" for row in ROWS), *(f"{row}:{seed}" for seed in (1, 2) for row in SEVERAL))
+# Tried one after the other, each from the best so far; at most ten runs with the default.
+RANGES = (
+    ("beta", (0.2, 0.05)),
+    ("lambda_cpd", (0.1, 0.001)),
+    ("mu_crr", (0.1, 0.001)),
+    ("alpha", (0.5, 1.0)),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("raw", type=Path)
+    parser.add_argument("--work", default="ilrec-work")
+    parser.add_argument("--cells", default=",".join(("tune", *CELLS)))
+    parser.add_argument("--threads", default="1", help="of every training; results depend on it in their last bits")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = arguments.threads
+    common = ["--dataset", DATASET, "--work", arguments.work]
+    ilrec("preprocess", *common, "--raw-dir", arguments.raw)
+    ilrec("build-ids", *common, "--index", arguments.raw / f"{DATASET}.index.json", "--name", "published")
+    ilrec("train-cf", *common, "--model", "sasrec", "--name", "reward")
+    for cell in arguments.cells.split(","):
+        if cell == "tune":
+            tune(common)
+            continue
+        row, _, seed = cell.partition(":")
+        name = f"{row}-s{seed}"
+        if not (RESULTS / f"ilrec-{name}.json").exists():
+            found = trained(name, ROWS[row], int(seed), EPOCHS, common, evaluated=True)
+            print(write(f"ilrec-{name}", {"row": row, "seed": int(seed), **found}))
+
+
+def tune(common: list[Any]) -> None:
+    """Coordinate search: each range in turn, keeping what is better on validation; written after every run."""
+    path = RESULTS / "ilrec-tune.json"
+    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
+    best: dict[str, Any] = {}
+    score = tuned(best, runs, common)
+    for name, values in RANGES:
+        for value, found in [(value, tuned({**best, name: value}, runs, common)) for value in values]:
+            if found > score:
+                best, score = {**best, name: value}, found
+    print(f"best on validation: {best or 'the defaults'}, NDCG@10 {score:.4f}")
+
+
+def tuned(options: dict[str, Any], runs: list[dict[str, Any]], common: list[Any]) -> float:
+    """Validation NDCG@10 of a setting, trained for half the epochs unless it was before."""
+    known = next((run for run in runs if run["options"] == options), None)
+    if known is None:
+        name = "-".join(["tune", *(f"{key}{value}" for key, value in options.items())])
+        found = trained(name, options, 0, EPOCHS // 2, common, evaluated=False)
+        known = {"options": options, **found}
+        runs.append(known)
+        write("ilrec-tune", {"runs": runs})
+    return float(known["train"]["best_valid_ndcg@10"])
+
+
+def chosen() -> dict[str, Any]:
+    """The best setting of the search."""
+    runs = json.loads((RESULTS / "ilrec-tune.json").read_text())["runs"]
+    return dict(max(runs, key=lambda run: run["train"]["best_valid_ndcg@10"])["options"])
+
+
+def trained(
+    name: str, options: dict[str, Any] | None, seed: int, epochs: int, common: list[Any], *, evaluated: bool
+) -> dict[str, Any]:
+    """Train one model; with its test metrics and ranks if it is to be `evaluated`."""
+    method = "sft" if options is None else "ilrec"
+    settings = {} if options is None else {**(chosen() if evaluated else {}), **options}
+    pairs = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
+    cf = [] if options is None else ["--cf", "reward"]
+    command = ["train", *common, "--method", method, "--seed", seed, *SETTINGS, "--epochs", epochs, *cf, *pairs,
+               "--name", name, "--save-every", 200]  # fmt: skip
+    unfinished = run_folder(name, common) / "train" / "checkpoints" / "last.safetensors"
+    train = ilrec(*command, *["--resume"] * unfinished.exists())
+    train.pop("path")  # of this machine
+    result = {"command": shown(command), "options": settings, "train": train}
+    if evaluated:
+        found = ilrec("evaluate", *common, "--run", name)
+        result |= {"events": found["events"], "test": found["metrics"][name], "ranks": ranks(name, common)}
+    return result
+
+
+def ranks(name: str, common: list[Any]) -> str:
+    """Every test event's rank (-1: not among the 20 listed), as bytes in base64: what paired tests need."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    (path,) = (run_folder(name, common) / "eval").glob("*/rankings.parquet")
+    rank_E = pq.read_table(path, columns=["event", "rank"]).sort_by("event")["rank"].to_numpy()
+    return base64.b64encode(zlib.compress(rank_E.astype(np.int8).tobytes(), 9)).decode()
+
+
+def run_folder(name: str, common: list[Any]) -> Path:
+    return Path(common[-1]) / DATASET / "runs" / name
+
+
+def shown(command: list[Any]) -> str:
+    """The command without the folders of this machine."""
+    words = [part.name if isinstance(part, Path) else str(part) for part in command]
+    place = words.index("--work")
+    return " ".join(["ilrec", *words[:place], *words[place + 2 :]])
+
+
+if __name__ == "__main__":
+    main()

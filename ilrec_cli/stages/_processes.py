@@ -1,0 +1,75 @@
+"""The processes a run is launched on, and the trackers it reports to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ilrec_cli import devices
+from ilrec_cli.errors import UserError
+from ilrec_cli.settings import Train
+
+# What `accelerate launch` sets for modes that were never tested here: silently training in another one would be worse.
+REFUSED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed is not supported (untested)",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM is not supported (untested)",
+    "ACCELERATE_USE_FSDP": "accelerate's FSDP is not used",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "accelerate's parallelism configuration is not used",
+}
+
+
+def make_accelerator(settings: Train, folder: Path | None = None) -> Any:
+    """The processes and the device; refuses to run alone where several processes were launched.
+
+    `folder` is where local trackers write.
+    """
+    from accelerate import Accelerator
+
+    _refuse_modes()
+    device = devices.resolve(settings.device)
+    devices.keep_freed_memory(device)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # accelerate takes the current one
+    track = _available(settings.track)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", log_with=track, project_dir=folder)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != world:
+        raise UserError(
+            f"{world} processes were launched, accelerate sees {accelerator.num_processes}; check its configuration"
+        )
+    return accelerator
+
+
+@contextmanager
+def tracked(accelerator: Any, run: str, recorded: dict[str, Any]) -> Iterator[None]:
+    """Trackers of `--track`, if any, open while the block runs."""
+    flat = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in recorded.items()}
+    # TensorBoard makes a folder of the name; for the others it is the project, and the run has a name of its own.
+    named = {"wandb": {"name": run}, "mlflow": {"run_name": run}}
+    accelerator.init_trackers("tensorboard" if "tensorboard" in accelerator.log_with else "ilrec", flat, named)
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def _refuse_modes() -> None:
+    for variable, what in REFUSED.items():
+        if os.environ.get(variable, "false").lower() in ("1", "true", "yes", "y", "on", "t"):
+            raise UserError(
+                f"{what}: launch with a plain configuration (examples/accelerate/), and add --shard to spread weights, "
+                "gradients and optimiser state over the processes"
+            )
+
+
+def _available(track: str | None) -> str | None:
+    if track is not None and find_spec(track) is None:
+        raise UserError(f"--track {track}: the package is not installed; pip install 'ilrec[{track}]'")
+    return track
