@@ -133,27 +133,36 @@ class ItemTrie:
             raise ValueError(f"restrict: items must lie in 0..{self.items - 1}, got {wanted[0]}..{wanted[-1]}")
         return _build(self._paths(wanted), wanted, self.items).to(self.order.device)
 
-    def child_mass(self, node_N: Tensor, row_N: Tensor, prob_RI: Tensor) -> tuple[Tensor, Tensor]:
+    def child_mass(
+        self, node_N: Tensor, row_N: Tensor, prob_RI: Tensor, *, ordered: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """(token_NC, mass_NC): for every child v of each node, r_v of eq. 10 (ILRec), as float64.
 
         r_v is the probability of the items below v over that of the items below the node; row_N says which row of
         `prob_RI` each position uses. The masses of a node sum to 1, and a node of exactly zero mass shares by the
-        number of items below each child. Padded with token -1 and mass 0.
+        number of items below each child. Padded with token -1 and mass 0. `ordered`: the columns of `prob_RI` already
+        stand in the order of `order`.
         """
         node_N, row_N = self._index(node_N), self._index(row_N)
         child_NC, real_NC = self._child_slots(node_N)
-        prob_RI = torch.as_tensor(prob_RI, device=self.order.device).index_select(1, self.order).double()
-        cumulative = prob_RI.new_zeros(len(prob_RI), prob_RI.shape[1] + 1)
+        prob_RI = torch.as_tensor(prob_RI, device=self.order.device)
+        prob_RI = (prob_RI if ordered else prob_RI.index_select(1, self.order)).double()
+        cumulative = prob_RI.new_empty(len(prob_RI), prob_RI.shape[1] + 1)
+        cumulative[:, 0] = 0
         torch.cumsum(prob_RI, 1, out=cumulative[:, 1:])
-        row_N1 = row_N[:, None]
-        mass_NC = cumulative[row_N1, self._hi[child_NC]] - cumulative[row_N1, self._lo[child_NC]]
-        mass_NC = mass_NC.clamp(min=0.0).masked_fill(~real_NC, 0.0)
-        node_mass_N = cumulative[row_N, self._hi[node_N]] - cumulative[row_N, self._lo[node_N]]
-        light = ((node_mass_N <= HEAVY_PREFIX * cumulative[row_N, -1]) & real_NC.any(1)).nonzero().squeeze(1)
+        # A node's children are neighbours: one ends where the next begins, and slots without a child are empty.
+        inner_N1 = real_NC.any(1, keepdim=True)
+        stop_N1 = self._hi[node_N][:, None]
+        start_N1 = torch.where(inner_N1, self._lo[node_N][:, None], stop_N1)
+        edge_NE = torch.cat([start_N1, torch.where(real_NC, self._hi[child_NC], stop_N1)], 1)
+        offset_N1 = row_N[:, None] * cumulative.shape[1]
+        mass_NC = cumulative.take(offset_N1 + edge_NE).diff(dim=1).clamp_(min=0.0)
+        node_mass_N = (cumulative.take(offset_N1 + stop_N1) - cumulative.take(offset_N1 + start_N1)).squeeze(1)
+        light = ((node_mass_N <= HEAVY_PREFIX * cumulative[row_N, -1]) & inner_N1.squeeze(1)).nonzero().squeeze(1)
         if len(light):
             mass_NC[light] = self._exact_mass(child_NC[light], real_NC[light], row_N[light], prob_RI)
         token_NC = torch.where(real_NC, self._token[child_NC], -1)
-        return token_NC, mass_NC / mass_NC.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        return token_NC, mass_NC.div_(mass_NC.sum(1, keepdim=True).clamp_(min=torch.finfo(torch.float64).tiny))
 
     def _exact_mass(self, child_NC: Tensor, real_NC: Tensor, row_N: Tensor, prob_RI: Tensor) -> Tensor:
         """Masses of children of light nodes, each summed item by item; item counts where the whole node has none.

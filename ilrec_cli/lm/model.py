@@ -80,7 +80,7 @@ class SupervisedLM(nn.Module):
         `logged`: with the statistics of layers too.
         """
         last_ND, inner_KND, others = self.hidden(batch, self.probed_layers if logged else ())
-        batch, rewards = self._in_scope(batch, rewards)
+        batch, rewards = self.in_scope(batch, rewards)
         positions = max(len(batch.target_N), 1)  # none at all still gives terms, of zero, tied to the parameters
         size = chunk or positions
         chunked = size < positions
@@ -146,7 +146,7 @@ class SupervisedLM(nn.Module):
             return self._after_head(nn.functional.linear(normed, weight, bias))
         return self._after_head(functional_call(head, _detached(head), (normed,)) if detach else head(normed))
 
-    def _in_scope(self, batch: Batch, rewards: Rewards | None) -> tuple[Batch, Rewards | None]:
+    def in_scope(self, batch: Batch, rewards: Rewards | None) -> tuple[Batch, Rewards | None]:
         """Targets and tokens as columns of the logits."""
         if self.scope_V is None:
             return batch, rewards

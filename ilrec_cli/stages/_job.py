@@ -111,9 +111,11 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
         size = max(1, CHUNK_SCORES // trie.items)
         parts = []
         for start in range(0, max(len(batch.history_MT), 1), size):
-            prob_MI = scorer.scores(batch.history_MT[start : start + size]).softmax(1, dtype=torch.float64)
+            # Put in the trie's order while they are float32: half the bytes of the probabilities.
+            score_MI = scorer.scores(batch.history_MT[start : start + size]).index_select(1, trie.order)
+            prob_MI = score_MI.softmax(1, dtype=torch.float64)
             chosen = (batch.event_N >= start) & (batch.event_N < start + size)  # events are in ascending order
-            parts.append(trie.child_mass(batch.node_N[chosen], batch.event_N[chosen] - start, prob_MI))
+            parts.append(trie.child_mass(batch.node_N[chosen], batch.event_N[chosen] - start, prob_MI, ordered=True))
         width = max(token_NC.shape[1] for token_NC, _ in parts)
         token_NC, value_NC = (
             torch.cat([F.pad(part, (0, width - part.shape[1]), value=fill) for part in column])
