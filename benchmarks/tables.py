@@ -29,7 +29,9 @@ def tables() -> dict[str, str]:
         "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(),
         "preprocess": preprocess(), "growth": growth(), "startup": startup(),
         "lora_rows": lora_rows(),
+        "serve": serve(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
+        **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
     }  # fmt: skip
 
 
@@ -113,6 +115,17 @@ def lora_rows() -> str:
     return _markdown(["part", "threads", *seconds, "times as fast as PEFT"], rows)
 
 
+def serve() -> str:
+    """One row per model, number of clients and size of a batch."""
+    names = {"sft": "language model, beam 20", "sasrec": "SASRec"}
+    rows = []
+    for cell in json.loads((RESULTS / "serve.json").read_text())["cells"]:
+        rows.append([names[cell["model"]], cell["clients"], cell["batch_size"], f"{cell['requests']:,}", cell["failed"],
+                     f"{cell['p50_ms']:.0f} ms", f"{cell['p99_ms']:.0f} ms", f"{cell['requests_per_second']:.0f}",
+                     f"{cell['histories_per_batch']:.1f}"])  # fmt: skip
+    return _markdown(["model", "clients", "batch at most", "requests", "failed", "p50", "p99", "requests/s", "histories a batch"], rows)  # fmt: skip
+
+
 def preprocess() -> str:
     """The plain way beside ours, per task: medians of interleaved pairs, and peak memory."""
     cell = json.loads((RESULTS / "preprocess.json").read_text())
@@ -143,6 +156,24 @@ def growth() -> str:
     exponents = cell["exponents"]
     return _markdown(["rows of CSV", "time", "peak memory"],
                      [*rows, ["growth exponent", f"{exponents['seconds']:.2f}", f"{exponents['peak_gib']:.2f}"]])  # fmt: skip
+
+
+def decode() -> str:
+    """Users per second of beam search, beside generate, by normalisation."""
+    cell = json.loads((RESULTS / "decode.json").read_text())
+    rows = [["generate, prefix function", cell["users_per_second"]["generate"], "1.0", "-"]]
+    for kind in ("vocab", "ids", "trie"):
+        share = cell["share_of_lookups"].get(kind)
+        rows.append([f"`{kind}`", cell["users_per_second"][kind], f"{cell['times_as_fast'][kind]:.1f}",
+                     "-" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
+    return _markdown(["beam search", "users per second", "times as fast", "look-ups in the trie"], rows)
+
+
+def decode_growth() -> str:
+    cell = json.loads((RESULTS / "decode.json").read_text())["growth"]
+    rows = [[f"{int(items):,} items", f"{seconds:.2f} s"] for items, seconds in cell["items"].items()]
+    rows += [[f"prompts of {length} tokens", f"{seconds:.2f} s"] for length, seconds in cell["prompt"].items()]
+    return _markdown(["64 users, `vocab`", "time"], rows)
 
 
 def ids() -> str:

@@ -152,6 +152,8 @@ def _parameters(field: Field) -> list[inspect.Parameter]:
     }
     if field.name == "options":
         return [_keyword(field.name, Annotated[Optional[list[str]], typer.Option("--option", "-o", **common)])]
+    if field.positional:
+        return [_keyword(field.name, Annotated[Optional[list[str]], typer.Argument(**common | {"metavar": "A B ..."})])]
     if field.type is bool:
         short = ["-v"] if field.name == "verbose" else []
         opposite = typer.Option(f"--no-{flag[2:]}", hidden=True)

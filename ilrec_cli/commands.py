@@ -11,7 +11,9 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "train-cf": (settings.TrainCf, "train_cf", "Pipeline", "ilrec train-cf --dataset Instruments --model sasrec"),
     "train": (settings.Train, "train", "Pipeline", "ilrec train --dataset Instruments --method ilrec -o alpha=0.8"),
     "evaluate": (settings.Evaluate, "evaluate", "Pipeline", "ilrec evaluate --dataset Instruments --run ilrec"),
+    "compare": (settings.Compare, "compare", "Results", "ilrec compare --dataset Instruments sft ilrec"),
     "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),
+    "serve": (settings.Serve, "serve", "Results", "ilrec serve --dataset Instruments --run ilrec --port 8000"),
     "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
     "export": (settings.Export, "export", "Results", "ilrec export --dataset Instruments --run ilrec --merge --output model"),
     "data audit": (settings.AuditData, "data_audit", "Data", "ilrec data audit --dataset Instruments"),
@@ -25,7 +27,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "doctor": (settings.Doctor, "doctor", "Help", "ilrec doctor"),
 }  # fmt: skip
 PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Item vectors", "Model", "Optimisation", "",
-          "Running")  # fmt: skip
+          "Limits", "Running")  # fmt: skip
 
 GROUPS = {
     "data": "Look at preprocessed data, judge it, write it for other tools.",

@@ -26,6 +26,10 @@ class Control:
     """Mark of a field that steers a run without being part of its identity (where it writes, what it prints)."""
 
 
+class Positional:
+    """Mark of a field whose values stand on the command line without a flag."""
+
+
 class Plugin(NamedTuple):
     """Mark of a field that names a plug-in of this folder; `extra` are values allowed besides."""
 
@@ -49,6 +53,7 @@ class Field(NamedTuple):
     choices: tuple[str, ...]
     control: bool
     panel: str | None
+    positional: bool = False
 
     @property
     def required(self) -> bool:
@@ -148,6 +153,7 @@ def _field(field: dataclasses.Field[Any], hint: Any) -> Field:
         choices=choices,
         control=any(isinstance(mark, Control) or mark is Control for mark in marks),
         panel=next((mark.title for mark in marks if isinstance(mark, Panel)), None),
+        positional=any(mark is Positional for mark in marks),
     )
 
 

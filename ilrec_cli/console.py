@@ -47,6 +47,15 @@ class Console:
         yield from tqdm(items, desc=what, total=total, disable=hidden, leave=False, dynamic_ncols=True)
 
     @contextmanager
+    def bar(self, total: int, what: str) -> Iterator[Callable[[int], object]]:
+        """A function that moves a bar on by so many, where somebody watches."""
+        from tqdm import tqdm
+
+        hidden = True if self.quiet else None
+        with tqdm(total=total, desc=what, unit=" users", disable=hidden, leave=False, dynamic_ncols=True) as bar:
+            yield bar.update
+
+    @contextmanager
     def bytes_bar(self) -> Iterator[Callable[[str, int, int | None], None]]:
         """A function (name, bytes there, bytes in all) that moves a bar where somebody watches."""
         from tqdm import tqdm

@@ -15,8 +15,9 @@ TABLES: dict[str, tuple[int, pa.Schema]] = {
     "splits": (1, pa.schema({"event": pa.int32(), "user": pa.int32(), "end": pa.int32(), "split": pa.string()})),
     "candidates": (1, pa.schema({"event": pa.int32(), "items": _ids})),
     "item_ids": (2, pa.schema({"item": pa.int32(), "raw_id": pa.string(), "codes": _ids, "tokens": pa.list_(pa.string())})),
-    "rankings": (1, pa.schema({"event": pa.int32(), "user": pa.string(), "target": pa.string(), "rank": pa.int32(),
-                               "items": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})),
+    # first: place of the first listed item that has the target's identifier (-1: none); sharing: how many items have it.
+    "rankings": (2, pa.schema({"event": pa.int32(), "user": pa.string(), "target": pa.string(), "rank": pa.int32(),
+                               "first": pa.int32(), "sharing": pa.int32(), "items": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})),
 }  # fmt: skip
 
 # kind -> (what it is called, the command that makes it)

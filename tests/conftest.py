@@ -107,6 +107,20 @@ def qwen2(vocabulary: int = 60, layers: int = 3, width: int = 32, seed: int = 0,
     return random_model(Qwen2Config, Qwen2ForCausalLM, vocabulary, layers, width, seed, **settings)
 
 
+def family(name: str, **settings: Any) -> Any:
+    """A small random model of any architecture; soft caps are low enough to matter."""
+    import transformers
+
+    model = getattr(transformers, f"{name}ForCausalLM")
+    if name.startswith("Gemma"):
+        settings = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 512} | settings
+    if name == "Gemma2":
+        settings = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 2.0} | settings
+    name = "Gemma3Text" if name == "Gemma3" else name
+    config = getattr(transformers, f"{name}Config")
+    return random_model(config, model, 60, 3, 32, 0, **settings)
+
+
 def random_model(config: Any, model: Any, vocabulary: int, layers: int, width: int, seed: int, **settings: Any) -> Any:
     torch.manual_seed(seed)
     sizes = {"vocab_size": vocabulary, "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers,

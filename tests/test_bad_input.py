@@ -201,7 +201,7 @@ def test_history_items_and_users_that_do_not_exist(trained: Path, ilrec: Run) ->
     line = ilrec(*common, "--history", f"{item},{item}X").one_line()
     assert f"item '{item}X' is not among the" in line
     assert f"Did you mean '{item}'?" in line
-    assert "--user 'nobody' is not among the" in ilrec(*common, "--user", "nobody").one_line()
+    assert "user 'nobody' is not among the" in ilrec(*common, "--user", "nobody").one_line()
     assert "no training run 'stf'" in ilrec(*common[:-1], "stf", "--user", "A00001HOBBY").one_line()
 
 

@@ -33,6 +33,7 @@ def script() -> Any:
         "ids_scale",
         "startup",
         "lora_rows",
+        "serve",
     ],
 )
 def test_every_figure_comes_from_the_results(name: str) -> None:

@@ -97,7 +97,10 @@ def test_the_doctor_asks_for_the_versions_that_the_package_asks_for() -> None:
     from ilrec_cli.stages.doctor import PACKAGES
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["plots"]]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in ("plots", "serve") for line in project["optional-dependencies"][extra]),
+    ]
     oldest = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in wanted)  # type: ignore[union-attr]
     assert {name: oldest[name] for name in PACKAGES} == {name: about[0] for name, about in PACKAGES.items()}
 

@@ -188,6 +188,20 @@ def test_child_mass_in_slices_equals_child_mass_at_once(monkeypatch: pytest.Monk
     torch.testing.assert_close(trie.child_mass(nodes, rows, prob)[1], whole, rtol=0, atol=1e-15)
 
 
+def test_child_mass_of_ordered_probabilities_and_of_nodes_without_children() -> None:
+    rng = np.random.default_rng(4)
+    trie = ItemTrie.build(brute_force_paths(rng, 200, range(1, 5), 4, END))
+    prob = torch.from_numpy(rng.normal(size=(4, 200)) * 8).softmax(1)
+    nodes, rows = torch.arange(-1, len(trie)), torch.from_numpy(rng.integers(0, 4, len(trie) + 1))
+    tokens, mass = trie.child_mass(nodes, rows, prob)
+    found = trie.child_mass(nodes, rows, prob[:, trie.order], ordered=True)
+    assert torch.equal(found[0], tokens)
+    assert torch.equal(found[1], mass)
+    childless = trie.is_leaf(nodes) | (nodes < 0)
+    assert (mass[childless] == 0).all()
+    torch.testing.assert_close(mass.sum(1), (~childless).double(), rtol=0, atol=1e-12)
+
+
 def test_naive_float32_differences_would_fail_the_oracle() -> None:
     """The deliberate fault: what `child_mass` guards against is real on this data."""
     rng = np.random.default_rng(12)
@@ -223,3 +237,15 @@ def test_queries_take_arrays_and_lists() -> None:
     assert trie.range([0])[1].tolist() == [3]
     token, mass = trie.child_mass(np.array([0]), [0], np.array([[0.5, 0.25, 0.25]]))
     assert (token.tolist(), mass.tolist()) == ([[5, 6]], [[0.75, 0.25]])
+
+
+def test_parents_tokens_and_settled_nodes() -> None:
+    trie = ItemTrie.build([[5, 7, 2], [5, 8, 2], [6, 9, 2], [6, 9, 2]])
+    nodes = torch.arange(len(trie))
+    for node, (parent, token) in enumerate(zip(trie.parents().tolist(), trie.token_of(nodes).tolist(), strict=True)):
+        if node:
+            assert trie.step(torch.tensor([parent]), torch.tensor([token])).tolist() == [node]
+    assert (trie.parents()[0], trie.token_of(torch.tensor([0]))) == (-1, -1)
+    below = [len(set(trie.leaf_of(trie.order[lo:hi]).tolist())) for lo, hi in zip(*trie.range(nodes), strict=True)]
+    assert trie.is_settled(nodes).tolist() == [count == 1 for count in below]
+    assert trie.is_settled(torch.tensor([-1])).tolist() == [False]

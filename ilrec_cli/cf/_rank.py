@@ -31,9 +31,9 @@ class Events(NamedTuple):
 @torch.inference_mode()
 def rank_events(
     model: Scorer, sequences: Sequences, events: Events, facts: Facts, device: torch.device,
-    seen_items: SeenItems = "ranked",
+    seen_items: SeenItems = "ranked", listed: int = LISTED,
 ) -> Rankings:  # fmt: skip
-    """Rank all items for every event, a chunk of events at a time; `removed` leaves out what the user had before."""
+    """List the best items for every event, a chunk of events at a time; `removed` leaves out what the user had before."""
     if isinstance(model, torch.nn.Module):
         model.eval()
     size = max(1, CHUNK_SCORES // facts.items)
@@ -45,7 +45,7 @@ def rank_events(
         score_BI = _scores(model, sequences, chunk, facts, device)
         if seen_items == "removed":
             score_BI = _without_seen(score_BI, sequences, chunk)
-        parts.append(_ranked(score_BI, torch.from_numpy(targets(sequences, *chunk)).to(device)))
+        parts.append(_ranked(score_BI, torch.from_numpy(targets(sequences, *chunk)).to(device), listed))
     back_E = np.argsort(order_E, kind="stable")
     return Rankings(*(np.concatenate(column)[back_E] for column in zip(*parts or [no_rankings()], strict=True)))
 
@@ -63,9 +63,9 @@ def _without_seen(score_BI: Tensor, sequences: Sequences, events: Events) -> Ten
     return score_BI.flatten().index_fill(0, place, -torch.inf).view(score_BI.shape)  # a model may lend one row to all
 
 
-def _ranked(score_BI: Tensor, target_B: Tensor) -> Rankings:
+def _ranked(score_BI: Tensor, target_B: Tensor, listed: int) -> Rankings:
     """The best items of every row; a removed item is not listed, its place is -1."""
-    item_Bk = top_k(score_BI, LISTED)
+    item_Bk = top_k(score_BI, listed)
     score_Bk = score_BI.gather(1, item_Bk)
     item_Bk = torch.where(score_Bk > -torch.inf, item_Bk, -1)
     return Rankings(*(part.cpu().numpy() for part in (item_Bk, score_Bk, rank_in(item_Bk, target_B))))

@@ -155,6 +155,14 @@ def save_plain(backbone: Backbone, folder: Path) -> None:
     tok.save_pretrained(folder)
 
 
+def saved_tokenizer(folder: Path) -> Any:
+    """The tokenizer that `save` wrote."""
+    from transformers import PreTrainedTokenizerFast
+
+    # As saved: AutoTokenizer would pick a class by the architecture, and some of those add tokens of their own.
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 def saved_base(folder: Path) -> dict[str, Any] | None:
     """What a saved adapter says of its base: name, rows of its embeddings, quantisation; None for a whole model."""
     path = folder / ADAPTER_BASE
@@ -163,10 +171,7 @@ def saved_base(folder: Path) -> dict[str, Any] | None:
 
 def open_saved(folder: Path, dtype: torch.dtype, *, as_trained: bool = True) -> Backbone:
     """What `save` wrote. `as_trained=False` puts the adapter of a quantised base on the base's own weights."""
-    from transformers import PreTrainedTokenizerFast
-
-    # As saved: AutoTokenizer would pick a class by the architecture, and some of those add tokens of their own.
-    tok = PreTrainedTokenizerFast.from_pretrained(folder)
+    tok = saved_tokenizer(folder)
     kept = saved_base(folder)
     if kept is None:
         return Backbone(load(str(folder), dtype).model, tok, None)

@@ -1,27 +1,27 @@
-"""Beam search over an ItemTrie: each prompt is prefilled once, its beams are branches of one tree of tokens.
+"""Beam search over an ItemTrie: each prompt is run once, its beams are branches of one tree of tokens.
 
-Every step feeds the beams of a prompt as K new tokens whose attention mask shows them the prompt and their own
-ancestors, so the cache is never copied or reordered. Only tokens that continue an item are ever candidates: each
-returned leaf is an item by construction.
+Only tokens that continue an item are ever candidates: each returned leaf is an item by construction.
 
-Shapes: B prompts, S prompt tokens, K beams, C children of a node, V vocabulary, T tree tokens fed so far.
+Shapes: B prompts, S prompt tokens, K beams, C children of a node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from ilrec_cli.errors import UserError
+from ilrec_cli.lm.walk import Normalize, Walk, children
 from ilrec_cli.ranking import order_key
 from ilrec_cli.trie import ItemTrie
 
-Normalize = Literal["vocab", "ids", "trie"]
-# (node_BK, token_BKC, log_prob_BKC) -> log_prob_BKC: mixes other evidence into a step's scores.
+# (node_BK, token_BKC, log_prob_BKC) -> log_prob_BKC: mixes other evidence into a step's scores. Row b is prompt b.
 StepScores = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+GROUP = 16  # prompts of similar length that are searched together
+WORTH_GROUPING = 0.1  # share of padding in the prompts
 
 
 class Beams(NamedTuple):
@@ -57,19 +57,32 @@ def beam_search(
         raise ValueError(
             f"beams {beams}, normalize '{normalize}': expected beams >= 1 and one of {get_args(Normalize)}"
         )
-    _check_window(model, input_ids_BS.shape[1] + trie.max_depth)
-    tree = _TokenTree(model, input_ids_BS, attention_mask_BS)
-    rows, device = len(input_ids_BS), input_ids_BS.device
+    device = input_ids_BS.device
     trie = trie if trie.order.device == device else trie.to(device)
-    id_tokens = trie.tokens() if normalize == "ids" else None
+    leaf_BK = torch.full((len(input_ids_BS), beams), -1, device=device)
+    score_BK = torch.full((len(input_ids_BS), beams), -torch.inf, device=device)
+    every_row = torch.arange(len(input_ids_BS), device=device)
+    # `step_scores` knows prompts by their row, so with it they stay together.
+    for row_b in _by_length(attention_mask_BS) if step_scores is None else [every_row]:
+        longest = int(attention_mask_BS[row_b].sum(1).max())
+        prompts = input_ids_BS[row_b, -longest:], attention_mask_BS[row_b, -longest:]
+        walk = Walk(model, prompts, trie, normalize, beams)
+        leaf_BK[row_b], score_BK[row_b] = _search(walk, len(row_b), beams, length_penalty, step_scores)
+    return leaf_BK, score_BK
+
+
+def _search(
+    walk: Walk, rows: int, beams: int, length_penalty: float, step_scores: StepScores | None
+) -> tuple[Tensor, Tensor]:
+    trie, device = walk.trie, walk.trie.order.device
     best_leaf = torch.full((rows, beams), -1, device=device)
     best_score = torch.full((rows, beams), -torch.inf, device=device)
     open_B1 = torch.ones(rows, 1, dtype=torch.bool, device=device)
+    row_B = torch.arange(rows, device=device)  # prompts that go on
     node_BK, score_BK = best_leaf.new_zeros(rows, 1), best_score.new_zeros(rows, 1)
-    logits_BKV = tree.prompt_logits[:, None]
     for depth in range(1, trie.max_depth + 1):
-        token_BKC, child_BKC = _children(trie, node_BK)
-        log_prob_BKC = _log_prob(logits_BKV.float(), token_BKC, normalize, id_tokens)
+        token_BKC, child_BKC = children(trie, node_BK)
+        log_prob_BKC = walk.log_prob(token_BKC)
         if step_scores is not None:
             log_prob_BKC = step_scores(node_BK, token_BKC, log_prob_BKC)
         total_BKC = (score_BK[:, :, None] + log_prob_BKC).masked_fill(child_BKC < 0, -torch.inf)
@@ -78,13 +91,20 @@ def beam_search(
         ends = trie.is_leaf(candidates.node_BK)
         final = candidates.score_BK / depth**length_penalty
         final = final.masked_fill(~(ends & open_B1), -torch.inf)[:, :beams]
-        best_leaf, best_score = _merge(best_leaf, best_score, candidates.node_BK[:, :beams], final)
+        found = _merge(best_leaf[row_B], best_score[row_B], candidates.node_BK[:, :beams], final)
+        best_leaf[row_B], best_score[row_B] = found
         alive = _keep(candidates, ~ends, beams)
-        node_BK, score_BK = alive.node_BK, alive.score_BK
-        open_B1 &= score_BK[:, :1] / depth**length_penalty > best_score[:, -1:]
-        if not (open_B1 & (node_BK[:, :1] >= 0)).any():
+        open_B1 &= alive.score_BK[:, :1] / depth**length_penalty > found[1][:, -1:]
+        alive = alive._replace(node_BK=torch.where(open_B1, alive.node_BK, -1))
+        going_B = (alive.node_BK >= 0).any(1)
+        if not going_B.any():
             break
-        logits_BKV = tree.extend(alive.token_BK, alive.parent_BK)
+        if step_scores is None and 2 * going_B.sum() <= len(row_B):
+            row_B, open_B1 = row_B[going_B], open_B1[going_B]
+            alive = Beams(*(part[going_B] for part in alive))
+            walk.select(going_B.nonzero()[:, 0])
+        node_BK, score_BK = alive.node_BK, alive.score_BK
+        walk.advance(node_BK, alive.token_BK, alive.parent_BK)
     return best_leaf, best_score
 
 
@@ -112,63 +132,13 @@ def expand(leaf_BK: Tensor, trie: ItemTrie, priority_I: Tensor, k: int) -> Tenso
     return torch.where(inside_Bk, item_I[torch.where(inside_Bk, place_Bk, 0)], -1)
 
 
-class _TokenTree:
-    """The model's cache over one prompt per row and the tree of beam tokens that grows behind it."""
-
-    def __init__(self, model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor):
-        from transformers import DynamicCache
-
-        self.model = model
-        self.cache = DynamicCache()  # without config: every layer keeps all tokens, as the tree mask requires
-        self.prompt_BS = attention_mask_BS.bool()
-        position_BS = (attention_mask_BS.cumsum(-1) - 1).clamp(min=0)
-        self.length_B1 = attention_mask_BS.sum(-1, keepdim=True)
-        self.depth = 0
-        self.ancestors_BKT: Tensor | None = None
-        output = model(
-            input_ids=input_ids_BS, attention_mask=attention_mask_BS, position_ids=position_BS,
-            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
-        self.prompt_logits = output.logits[:, -1]
-
-    def extend(self, token_BK: Tensor, parent_BK: Tensor) -> Tensor:
-        """Feed one token per beam, below the beam `parent_BK` of the step before; logits_BKV after each."""
-        rows, beams = token_BK.shape
-        own = torch.eye(beams, dtype=torch.bool, device=token_BK.device).expand(rows, beams, beams)
-        if self.ancestors_BKT is None:
-            self.ancestors_BKT = own
-        else:
-            width = self.ancestors_BKT.shape[-1]
-            inherited = self.ancestors_BKT.gather(1, parent_BK[:, :, None].expand(rows, beams, width))
-            self.ancestors_BKT = torch.cat([inherited, own], -1)
-        prompt = self.prompt_BS[:, None].expand(rows, beams, self.prompt_BS.shape[1])
-        allowed = torch.cat([prompt, self.ancestors_BKT], -1)[:, None]
-        # A float mask in the model's dtype: a boolean one is silently wrong under eager attention.
-        dtype = self.prompt_logits.dtype
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-        mask = mask.masked_fill(~allowed, torch.finfo(dtype).min)
-        output = self.model(
-            input_ids=token_BK, attention_mask=mask, past_key_values=self.cache, use_cache=True,
-            position_ids=(self.length_B1 + self.depth).expand(rows, beams),
-        )  # fmt: skip
-        self.depth += 1
-        return output.logits
-
-
-def _children(trie: ItemTrie, node_BK: Tensor) -> tuple[Tensor, Tensor]:
-    token, child = trie.children(node_BK.flatten())
-    return token.view(*node_BK.shape, -1), child.view(*node_BK.shape, -1)
-
-
-def _log_prob(logits_BKV: Tensor, token_BKC: Tensor, normalize: Normalize, id_tokens: Tensor | None) -> Tensor:
-    chosen = logits_BKV.gather(2, token_BKC.clamp(min=0))
-    if normalize == "vocab":
-        return chosen - logits_BKV.logsumexp(2, keepdim=True)
-    if normalize == "ids":
-        assert id_tokens is not None
-        return chosen - logits_BKV[:, :, id_tokens].logsumexp(2, keepdim=True)
-    chosen = chosen.masked_fill(token_BKC < 0, torch.finfo(chosen.dtype).min)  # finite: a dead beam has no child
-    return chosen.log_softmax(2)
+def _by_length(mask_BS: Tensor) -> list[Tensor]:
+    """Rows in groups of similar length where that saves much padding: on a CPU, time goes with the tokens."""
+    length_B = mask_BS.sum(1)
+    order_B = length_B.argsort(descending=True, stable=True)
+    padding = 1 - length_B.sum().item() / mask_BS.numel()
+    grouped = mask_BS.device.type == "cpu" and padding > WORTH_GROUPING
+    return list(torch.split(order_B, GROUP)) if grouped else [order_B]
 
 
 def _best_candidates(total_BKC: Tensor, token_BKC: Tensor, child_BKC: Tensor, keep: int) -> Beams:
@@ -195,12 +165,3 @@ def _merge(leaf_BK: Tensor, score_BK: Tensor, more_leaf: Tensor, more_score: Ten
     place = order_key(score, leaf).topk(leaf_BK.shape[1], dim=1).indices
     leaf, score = leaf.gather(1, place), score.gather(1, place)
     return torch.where(score > -torch.inf, leaf, -1), score
-
-
-def _check_window(model: Any, tokens: int) -> None:
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if window is not None and tokens > window:
-        raise UserError(
-            f"decode: prompt and answer take {tokens} tokens, the model's sliding attention window is {window}; "
-            "use a shorter history (--max-history) or a backbone with full attention"
-        )

@@ -9,9 +9,14 @@ import numpy as np
 import torch
 
 from ilrec_cli.histories import Sequences, histories, targets
-from ilrec_cli.lm.decode import Normalize, beam_search, expand
+from ilrec_cli.lm.allowed import Allowed
+from ilrec_cli.lm.decode import beam_search, expand
+from ilrec_cli.lm.early_exit import early_exit
+from ilrec_cli.lm.exact import exact_scores
 from ilrec_cli.lm.examples import Catalogue, Layout
-from ilrec_cli.ranking import LISTED, Rankings, no_rankings, rank_in
+from ilrec_cli.lm.heads import LayerHeads
+from ilrec_cli.lm.walk import Normalize
+from ilrec_cli.ranking import LISTED, Rankings, no_rankings, rank_in, top_k
 
 
 class Ranker:
@@ -26,20 +31,51 @@ class Ranker:
         *,
         beams: int,
         normalize: Normalize = "vocab",
+        length_penalty: float = 0.0,
+        exit_layer: int | None = None,
+        heads: LayerHeads | None = None,
     ):
-        self.model, self.catalogue, self.layout = model, catalogue, layout
-        self.beams, self.normalize = beams, normalize
+        """`exit_layer`: rank with that layer's logits (eq. 2), running only the blocks up to it; by its own head in `heads`."""
+        own = heads.of(exit_layer) if heads is not None and exit_layer is not None else None
+        self.model = model if exit_layer is None else early_exit(model, exit_layer, own)
+        self.catalogue, self.layout = catalogue, layout
+        self.beams = beams
+        self.scoring: dict[str, Any] = {"normalize": normalize, "length_penalty": length_penalty}
         self.device = next(model.parameters()).device
         self.trie = catalogue.trie.to(self.device)
         self.popularity_I = torch.from_numpy(popularity_I).to(self.device)
 
-    def rank(self, history_BT: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(item_Bk, score_Bk), best first, padded with -1 and -inf. Items of one identifier share its score."""
-        input_BS, mask_BS = (part.to(self.device) for part in self.layout.prompts(self.catalogue, history_BT))
+    def rank(
+        self, history_BT: np.ndarray, k: int, allowed_BI: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(item_Bk, score_Bk), best first, padded with -1 and -inf. Items of one identifier share its score.
+
+        `allowed_BI`: the items that may be listed in each row; all by default.
+        """
+        allowed = None if allowed_BI is None else Allowed(self.trie, allowed_BI)
         leaf_BK, score_BK = beam_search(
-            self.model, input_BS, mask_BS, self.trie, beams=self.beams, normalize=self.normalize
-        )
-        item_Bk = expand(leaf_BK, self.trie, self.popularity_I, k)
+            self.model, *self._prompts(history_BT), self.trie, beams=self.beams,
+            step_scores=None if allowed is None else allowed.step_scores, **self.scoring,
+        )  # fmt: skip
+        return self._items(leaf_BK, score_BK, k, allowed)
+
+    def exact(self, history_BT: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `rank`, from the scores of the whole catalogue: what a search with as many beams as leaves finds."""
+        leaf_L, score_BL = exact_scores(self.model, *self._prompts(history_BT), self.trie, **self.scoring)
+        best_Bk = top_k(score_BL, k)
+        return self._items(leaf_L[best_Bk], score_BL.gather(1, best_Bk), k)
+
+    def _prompts(self, history_BT: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        input_BS, mask_BS = self.layout.prompts(self.catalogue, history_BT)
+        return input_BS.to(self.device), mask_BS.to(self.device)
+
+    def _items(
+        self, leaf_BK: torch.Tensor, score_BK: torch.Tensor, k: int, allowed: Allowed | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if allowed is None:
+            item_Bk = expand(leaf_BK, self.trie, self.popularity_I, k)
+        else:
+            item_Bk = allowed.expand(leaf_BK, self.popularity_I, k)
         real = item_Bk >= 0
         own_leaf = torch.where(real, self.trie.leaf_of(item_Bk.clamp(min=0)), -2)
         place = (own_leaf[:, :, None] == leaf_BK[:, None, :]).int().argmax(-1)

@@ -83,6 +83,8 @@ class Parallel:
             return self.model.within(lambda: self._joined(call))
         finally:
             hook.remove()
+            # The root's group waits, whole, for a backward pass that does not come here.
+            self.module.reshard()
 
     def _joined(self, call: Callable[[], T]) -> T:
         result = call()

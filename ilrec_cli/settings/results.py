@@ -1,62 +1,13 @@
-"""Settings of evaluate, recommend, report, export, demo, doctor."""
+"""Settings of report, export, demo, doctor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from ilrec_cli.config import Control
-from ilrec_cli.settings._base import DATA, MODEL, RUN, Common, Data, DType, OnUsers, at_least
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(OnUsers):
-    """Rank the full catalogue for held-out events and compute metrics."""
-
-    data: Data = None
-    run: Annotated[
-        tuple[str, ...], "runs and collaborative models: names, methods or folders, comma-separated [all]", DATA
-    ] = ()
-    split: Annotated[Literal["test", "valid"], "which held-out items", DATA] = "test"
-    beams: Annotated[int, "beams of the search over identifiers", MODEL] = 20
-    normalize: Annotated[Literal["vocab", "ids", "trie"], "what a step's probabilities sum to one over", MODEL] = (
-        "vocab"
-    )
-    seen_items: Annotated[
-        Literal["ranked", "removed"], "whether collaborative models recommend what a user had before", DATA
-    ] = "ranked"
-    batch_size: Annotated[int, "prompts a batch", Control, RUN] = 64
-    device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
-    dtype: Annotated[DType, "number format of the model", RUN] = "float32"
-    overwrite: Annotated[bool, "evaluate again where the result exists", Control, RUN] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "beams", "batch_size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recommend(Common):
-    """Recommend items for one user or one history."""
-
-    dataset: Annotated[str, "name of the dataset", DATA]
-    data: Data = None
-    run: Annotated[str | None, "run or collaborative model: name, method or folder [the only run]", DATA] = None
-    user: Annotated[str | None, "a user's original id: the whole sequence is the history", DATA] = None
-    history: Annotated[tuple[str, ...], "original item ids, oldest first, comma-separated", DATA] = ()
-    k: Annotated[int, "items to recommend", DATA] = 10
-    hide_seen: Annotated[
-        bool, "leave out the items of the history; --no-hide-seen ranks all, as evaluation does", DATA
-    ] = True
-    beams: Annotated[int, "beams of the search over identifiers", MODEL] = 20
-    device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
-    dtype: Annotated[DType, "number format of the model", RUN] = "float32"
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "k", "beams")
-        if (self.user is None) == (not self.history):
-            raise ValueError("give either --user ID or --history ID,ID,...")
+from ilrec_cli.settings._base import DATA, MODEL, RUN, Common, Data, DType, at_least
 
 
 @dataclass(frozen=True, kw_only=True)

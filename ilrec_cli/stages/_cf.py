@@ -12,11 +12,10 @@ from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf._common import Facts
 from ilrec_cli.cf._fit import Material, Note
-from ilrec_cli.cf._rank import Events, SeenItems, rank_events
+from ilrec_cli.cf._rank import Events
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
-from ilrec_cli.ranking import Rankings
 from ilrec_cli.stages import _inputs, _models
 
 
@@ -57,11 +56,3 @@ def say_epoch(console: Console) -> Note:
         )
 
     return note
-
-
-def rank(
-    cf: Artifact, data: Artifact, events: tuple[np.ndarray, ...], device: torch.device, seen_items: SeenItems
-) -> Rankings:
-    """Rankings of (event, user, end) by a trained model."""
-    model, held_out = _models.open_cf(cf, data, device), Events(events[1], events[2])
-    return rank_events(model, _inputs.sequences(data), held_out, _models.facts(data), device, seen_items)

@@ -1,90 +1,232 @@
-"""Rankings -> an evaluation folder: what was ranked, for whom, under which protocol, with which metrics."""
+"""A model's evaluation, from its protocol to a finished folder: ranked in chunks, by one process or several, resumable.
+
+rankings.parquet and metrics.json do not depend on how many processes there were or how often the work was stopped.
+"""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
+import torch
 
 from ilrec_cli import artifacts
 from ilrec_cli.artifacts import Artifact
-from ilrec_cli.metrics import reported_means
-from ilrec_cli.ranking import Rankings
-from ilrec_cli.stages import _inputs
+from ilrec_cli.console import Console
+from ilrec_cli.errors import UserError
+from ilrec_cli.histories import targets
+from ilrec_cli.metrics import KS, ListCounts
+from ilrec_cli.ranking import LISTED, Rankings
+from ilrec_cli.schemas import TABLES
+from ilrec_cli.stages import _beam_recall, _chunks, _inputs, _protocol, _rankings
+from ilrec_cli.stages._summary import Judged, summary
+from ilrec_cli.stages._workers import Workers
+
+VERSION = 2  # of metrics.json
+COLUMNS = ("items", "scores", "rank", "first", "sharing")  # of a chunk
 
 
-def protocol(
-    split: str, limit_users: int | None, seed: int, *, search: dict[str, Any] | None = None, seen_items: str = "ranked"
-) -> dict[str, Any]:
-    """What a figure means; part of its identity. `search`: how a language model's list is found, and in which format."""
-    rules: dict[str, Any] = {"split": split, "candidates": "full catalogue", "seen_items": seen_items}
-    if search is not None:
-        rules |= {**search, "length_penalty": 0.0}
-    if limit_users is not None:
-        rules |= {"limit_users": limit_users, "users_drawn_by_seed": seed}
-    return rules
+class Opened(NamedTuple):
+    """A model that ranks: (user_B, end_B) -> Rankings; and which identifier each item has."""
+
+    rank: Callable[[np.ndarray, np.ndarray], Rankings]
+    leaf_I: np.ndarray
 
 
-def protocol_name(rules: dict[str, Any]) -> str:
-    """The folder of a protocol: test-full, test-full-beam20-vocab, test-full-unseen, valid-full-n500-s0."""
-    parts = [rules["split"], "full"]
-    if "beams" in rules:
-        parts += [f"beam{rules['beams']}", rules["normalize"]]
-        parts += [rules["dtype"]] if rules["dtype"] != "float32" else []
-    parts += ["unseen"] if rules["seen_items"] == "removed" else []
-    if "limit_users" in rules:
-        parts += [f"n{rules['limit_users']}", f"s{rules['users_drawn_by_seed']}"]
-    return "-".join(parts)
+@dataclass(frozen=True)
+class Plan:
+    """One evaluation: of which model, under which protocol, with which metrics."""
+
+    model: Artifact
+    data: Artifact
+    rules: dict[str, Any]
+    kind: str  # "cf" or "run"
+    ks: tuple[int, ...] = KS
+    batch_size: int = _chunks.CHUNK
+    overwrite: bool = False
+    more: dict[str, Any] = field(default_factory=dict)  # what metrics.json says besides
+    searched: Path | None = None  # of exact scores: the evaluation whose search they judge
+
+    @property
+    def folder(self) -> Path:
+        """Evaluations lie beside the run's `train` part."""
+        return self.model.path.parent / "eval" / _protocol.folder(self.rules)
+
+    @property
+    def listed(self) -> int:
+        return max(LISTED, *self.ks)
+
+    @cached_property
+    def events(self) -> tuple[np.ndarray, ...]:
+        """(event, user, end) of the split, or of the users drawn from it, by event number."""
+        events = _inputs.events(self.data, self.rules["split"])
+        if not len(events[0]):
+            raise UserError(
+                f"{self.data.path}: the split '{self.rules['split']}' has no event (users need at least 3 interactions)"
+            )
+        chosen = _inputs.draw_users(events[1], self.rules.get("limit_users"), self.rules.get("users_drawn_by_seed", 0))
+        order = np.argsort(events[0][chosen], kind="stable")
+        return tuple(column[chosen][order] for column in events)
+
+    @property
+    def parents(self) -> dict[str, Artifact]:
+        return {"run": self.model, "data": self.data}
 
 
-def known(run: Artifact, data: Artifact, rules: dict[str, Any]) -> dict[str, float] | None:
-    """The means of this very evaluation, if it was made before."""
-    folder = folder_of(run, rules)
-    if not artifacts.exists(folder):
+def run(plan: Plan, open_model: Callable[[], Opened], workers: Workers, console: Console) -> dict[str, Any]:
+    """What metrics.json says: of an evaluation that is there, or of one that is made now."""
+    done = None if plan.overwrite else known(plan)
+    workers.wait()  # nobody looks any more
+    if done is not None:
+        console.say(f"{plan.model.name}: evaluated already, in {plan.folder}")
+        return done
+    scratch = _chunks.scratch_of(plan.folder)
+    identity = {
+        "version": VERSION, "tables": TABLES["rankings"][0], "protocol": plan.rules, "listed": plan.listed,
+        "batch_size": plan.batch_size, "parents": {role: parent.digest for role, parent in plan.parents.items()},
+        "device": workers.device.type,
+    }  # fmt: skip
+    hold = _chunks.opened(scratch, identity, fresh=plan.overwrite) if workers.is_main else nullcontext()
+    with hold:
+        workers.wait()  # the folder is ready
+        pace = _rank_missing(plan, open_model, workers, console)
+        workers.wait()  # all chunks are there
+        if workers.is_main:
+            _merge(plan, scratch, pace)
+            _chunks.remove(scratch)
+    workers.wait()  # the result is there
+    found = known(plan)
+    assert found is not None
+    console.say(
+        f"{plan.model.name}: {len(plan.events[0]):,} events in {pace['seconds']:.0f} s"
+        + (f" ({pace['users_per_second']:,.0f} users a second)" if pace["users_per_second"] else "")
+    )
+    return found
+
+
+def known(plan: Plan) -> dict[str, Any] | None:
+    """metrics.json of this very evaluation, if it was made before with these metrics."""
+    if not artifacts.exists(plan.folder):
         return None
-    done = artifacts.read(folder, "eval")
-    if done.manifest["parents"] != {"run": run.digest, "data": data.digest}:
+    done = artifacts.read(plan.folder, "eval")
+    if done.manifest["parents"] != {role: parent.digest for role, parent in plan.parents.items()}:
         return None
-    return dict(done.json("metrics.json")["metrics"])
+    found = done.json("metrics.json")
+    same = found.get("version") == VERSION and found["protocol"] == plan.rules
+    return found if same and set(plan.ks) <= set(found["ks"]) else None
 
 
-def write(
-    run: Artifact, data: Artifact, rules: dict[str, Any], rankings: Rankings, events: tuple[np.ndarray, ...],
-    extra: dict[str, Any],
-) -> dict[str, float]:  # fmt: skip
-    """Write <run>/eval/<protocol> with original ids in rankings.parquet; the metrics' means."""
-    event_E, user_E, end_E = events
-    sequences = _inputs.sequences(data)
-    target_E = sequences.items[sequences.offsets[user_E] + end_E]
-    users = data.table("users")["raw_id"].to_numpy(zero_copy_only=False)
-    items = data.table("items")["raw_id"].to_numpy(zero_copy_only=False)
-    real = rankings.item_Ek >= 0
-    means = reported_means(rankings.rank_E)
-    folder = folder_of(run, rules)
-    config = {"run": run.name, "protocol": rules}
-    with artifacts.create(
-        folder, kind="eval", config=config, seed=run.manifest["seed"], parents={"run": run, "data": data}
-    ) as aside:
-        rows = {
-            "event": event_E, "user": users[user_E], "target": items[target_E], "rank": rankings.rank_E,
-            "items": _lists(items[np.where(real, rankings.item_Ek, 0)], real),
-            "scores": _lists(rankings.score_Ek, real),
-        }  # fmt: skip
-        artifacts.write_table(aside, "rankings", rows)
+def pace_of(folder: Path) -> float | None:
+    """Users a second of a finished evaluation, all its processes together."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1])["users_per_second"] if lines else None
+
+
+def _rank_missing(plan: Plan, open_model: Callable[[], Opened], workers: Workers, console: Console) -> dict[str, Any]:
+    """Rank this process's share of the chunks that are not there yet; how fast it went."""
+    scratch, event_E = _chunks.scratch_of(plan.folder), plan.events[0]
+    chunks = _chunks.split(len(event_E), plan.batch_size)
+    missing = [index for index in range(len(chunks)) if _chunks.load(scratch, index) is None]
+    workers.wait()  # everybody counted the same files before one of them adds to them
+    if len(missing) < len(chunks):
+        console.say(f"{plan.model.name}: {len(chunks) - len(missing)} of {len(chunks)} chunks are there already")
+    mine = [(index, chunks[index]) for index in missing[workers.index :: workers.count]]
+    started = time.perf_counter()
+    if mine:
+        model = open_model()
+        started = time.perf_counter()
+        for index, columns, seconds in _ranked(plan, model, mine, console):
+            _chunks.save(scratch, index, columns, seconds)
+        workers.wait()
+    else:
+        workers.wait()
+    seconds = time.perf_counter() - started
+    events = sum(chunks[index].stop - chunks[index].start for index in missing)
+    return {"events": len(event_E), "ranked_now": events, "seconds": round(seconds, 3),
+            "users_per_second": round(events / seconds, 2) if events and seconds else None,
+            "processes": workers.count, "threads": torch.get_num_threads(), "device": workers.device.type,
+            "batch_size": plan.batch_size}  # fmt: skip
+
+
+def _ranked(
+    plan: Plan, model: Opened, mine: list[tuple[int, slice]], console: Console
+) -> Iterator[tuple[int, dict[str, np.ndarray], float]]:
+    """(chunk, columns, seconds) one after another; in a chunk long histories come first, and like lengths together."""
+    _, user_E, end_E = plan.events
+    sharing_I = np.bincount(model.leaf_I)[model.leaf_I]
+    target_E = targets(_inputs.sequences(plan.data), user_E, end_E)
+    with console.bar(sum(chunk.stop - chunk.start for _, chunk in mine), plan.model.name) as forward:
+        for index, chunk in mine:
+            started = time.perf_counter()
+            order = chunk.start + np.argsort(-end_E[chunk], kind="stable")
+            parts = []
+            for start in range(0, len(order), plan.batch_size):
+                rows = order[start : start + plan.batch_size]
+                parts.append(_guarded(plan, model, user_E[rows], end_E[rows]))
+                forward(len(rows))
+            back = np.argsort(order, kind="stable")
+            item, score, rank = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
+            target = target_E[chunk]
+            same_leaf = np.where(item >= 0, model.leaf_I[item], -1) == model.leaf_I[target][:, None]
+            first = np.where(same_leaf.any(1), same_leaf.argmax(1), -1)
+            columns = (item, score.astype(np.float32), rank, first, sharing_I[target])
+            yield index, dict(zip(COLUMNS, columns, strict=True)), time.perf_counter() - started
+
+
+def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Rankings:
+    """Rank a batch. Where memory does not suffice, say so: another search would be another result."""
+    try:
+        return model.rank(user_B, end_B)
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(
+            sign in str(error) for sign in ("out of memory", "can't allocate memory")
+        ):
+            raise
+        raise UserError(
+            f"{plan.model.name}: memory does not suffice for batches of {plan.batch_size} (--batch-size). Choose smaller "
+            "ones; --dtype bfloat16 halves the model, but is another protocol. The search was not changed; what is "
+            "finished counts only with the same batch size"
+        ) from error
+
+
+def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
+    """Write the folder from all chunks, a chunk at a time, every event once."""
+    event_E, user_E, end_E = plan.events
+    popularity_I = _inputs.training_popularity(plan.data)
+    target_E = targets(_inputs.sequences(plan.data), user_E, end_E)
+    counts, columns, lines, raw = ListCounts(len(popularity_I), plan.ks), [], [], _rankings.RawIds.of(plan.data)
+    config = {"run": plan.model.name, "protocol": plan.rules}
+    seed = plan.model.manifest["seed"]
+    with artifacts.create(plan.folder, kind="eval", config=config, seed=seed, parents=plan.parents) as aside:
+        with artifacts.table_writer(aside, "rankings") as write:
+            for index, chunk in enumerate(_chunks.split(len(event_E), plan.batch_size)):
+                part = _loaded(scratch, index, chunk)
+                write({"event": event_E[chunk], **raw.rows(user_E[chunk], target_E[chunk], part[0])})
+                counts.add(part[0]["items"])
+                columns.append([part[0][name] for name in ("rank", "first", "sharing")])
+                lines.append({"chunk": index, "events": chunk.stop - chunk.start, "seconds": part[1]})
+        rank_E, first_E, sharing_E = (np.concatenate(column) for column in zip(*columns, strict=True))
+        judged = Judged(user_E, rank_E, first_E, sharing_E, popularity_I[target_E], end_E)
+        ambiguity = {"ambiguous_targets": int((sharing_E > 1).sum())} if plan.kind == "run" else {}
+        judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.ks)
         artifacts.write_json(
-            aside / "metrics.json", {"protocol": rules, "events": len(event_E), "metrics": means, **extra}
-        )
-    return means
+            aside / "metrics.json",
+            {"version": VERSION, "protocol": plan.rules, "ks": list(plan.ks), "events": len(event_E),
+             "users": len(np.unique(user_E)), **summary(judged, plan.ks, ambiguity=plan.kind == "run"),
+             "lists": counts.metrics(popularity_I), **ambiguity, **plan.more, **judgement},
+        )  # fmt: skip
+        artifacts.write_text(aside / "log.jsonl", "".join(json.dumps(line) + "\n" for line in [*lines, pace]))
 
 
-def folder_of(run: Artifact, rules: dict[str, Any]) -> Path:
-    """Evaluations lie beside the run's `train` part."""
-    return run.path.parent / "eval" / protocol_name(rules)
-
-
-def _lists(values: np.ndarray, real: np.ndarray) -> pa.ListArray:
-    """Rows without their padding."""
-    offsets = np.concatenate([[0], real.sum(1).cumsum()])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values[real]))
+def _loaded(scratch: Path, index: int, chunk: slice) -> tuple[dict[str, np.ndarray], float]:
+    part = _chunks.load(scratch, index)
+    if part is None or any(len(column) != chunk.stop - chunk.start for column in part[0].values()):
+        raise ValueError(f"{scratch}: chunk {index} is missing or has not {chunk.stop - chunk.start} events")
+    return part

@@ -26,6 +26,8 @@ PACKAGES: dict[str, tuple[str, str, str | None]] = {
     "scikit-learn": ("1.5", "text vectors", None),
     "faiss-cpu": ("1.8", "residual k-means", None),
     "matplotlib": ("3.8", "figures of the report", "plots"),
+    "fastapi": ("0.115", "ilrec serve", "serve"),
+    "uvicorn": ("0.30", "ilrec serve", "serve"),
 }
 LEAST_FREE_GB = 2.0
 

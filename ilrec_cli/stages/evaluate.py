@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from ilrec_cli import artifacts, devices
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
-from ilrec_cli.metrics import REPORTED
-from ilrec_cli.ranking import Rankings
+from ilrec_cli.metrics import KS, REPORTED
+from ilrec_cli.ranking import LISTED
 from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
-from ilrec_cli.stages import _cf, _evaluation, _inputs, _models
+from ilrec_cli.stages import _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _workers
+from ilrec_cli.stages._evaluation import Plan
+from ilrec_cli.stages._workers import Workers
+
+BY_LAYER = ("hit@1", "hit@10", "ndcg@10")
+Found = dict[str, Any]
 
 
 def run(config: Evaluate) -> dict[str, Any]:
     """Evaluate every chosen run and collaborative model; write its eval/PROTOCOL folder; print the metrics."""
-    console = Console.of(config)
+    console, workers = Console.of(config), _workers.join(config.device)
+    devices.keep_freed_memory(workers.device)
     data = _inputs.read_data(config)
-    events = _events(config, data)
-    results: dict[str, dict[str, float]] = {}
+    results: dict[str, Found] = {}
+    more: dict[str, dict[str, Any]] = {"exit_layers": {}, "exact": {}}
     for path, kind in _chosen(config, data, console):
         model = artifacts.read(path, kind)
-        if kind == "run" and config.seen_items == "removed":
-            raise UserError(
-                f"--seen-items removed: '{model.name}' is a language model, whose search finds {config.beams} items, seen ones "
-                "among them. Choose collaborative models with --run"
-            )
         model.require_parent(data, "data")
         label = model.name if model.name not in results else f"{model.name} ({KINDS[kind][0]})"
-        results[label] = _evaluate(config, model, kind, data, events, console)
-    console.table(
-        ["run", *REPORTED], [[name, *(scores[metric] for metric in REPORTED)] for name, scores in results.items()]
-    )
-    console.say(f"\n{len(events[0]):,} {config.split} events, full catalogue ranked, seen items {config.seen_items}")
-    console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
-    console.say(f"Next: ilrec report {_inputs.flags(config)}")
-    return {"events": len(events[0]), "metrics": results}
+        if kind == "cf":
+            results[label] = _collaborative(config, model, data, workers, console)
+            continue
+        _refuse(config, model)
+        results[label], layers, exact = _language(config, model, data, workers, console)
+        more["exit_layers"] |= {label: layers} if layers else {}
+        more["exact"] |= {label: exact} if exact else {}
+    events = next(iter(results.values()))["events"]
+    _tell(config, results, more["exact"], console)
+    metrics = {name: found["metrics"] for name, found in results.items()}
+    return {"events": events, "metrics": metrics, **{key: each for key, each in more.items() if each}}
 
 
 def _chosen(config: Evaluate, data: Artifact, console: Console) -> list[tuple[Path, str]]:
@@ -64,59 +65,93 @@ def _chosen(config: Evaluate, data: Artifact, console: Console) -> list[tuple[Pa
     return fitting
 
 
-def _events(config: Evaluate, data: Artifact) -> tuple[np.ndarray, ...]:
-    """(event, user, end) of the split, or of the users drawn from it."""
-    events = _inputs.events(data, config.split)
-    if not len(events[0]):
-        raise UserError(f"{data.path}: the split '{config.split}' has no event (users need at least 3 interactions)")
-    chosen = _inputs.draw_users(events[1], config.limit_users, config.seed)
-    return tuple(column[chosen] for column in events)
+def _refuse(config: Evaluate, model: Artifact) -> None:
+    """What a search for few items cannot answer."""
+    if config.seen_items == "removed":
+        raise UserError(
+            f"--seen-items removed: '{model.name}' is a language model, whose search finds {config.beams} items, seen ones "
+            "among them. Choose collaborative models with --run"
+        )
+    longest = max(config.ks, default=0)
+    if longest > max(config.beams, LISTED):
+        raise UserError(
+            f"--ks {longest}: the search for '{model.name}' has {config.beams} beams. Raise --beams to {longest}"
+        )
 
 
-def _evaluate(
-    config: Evaluate, model: Artifact, kind: str, data: Artifact, events: tuple[np.ndarray, ...], console: Console
-) -> dict[str, float]:
-    search = {"beams": config.beams, "normalize": config.normalize, "dtype": config.dtype} if kind == "run" else None
-    rules = _evaluation.protocol(
-        config.split, config.limit_users, config.seed, search=search, seen_items=config.seen_items
+def _collaborative(config: Evaluate, model: Artifact, data: Artifact, workers: Workers, console: Console) -> Found:
+    rules = _protocol.of_cf(
+        config.split, limit_users=config.limit_users, seed=config.seed, seen_items=config.seen_items
     )
-    known = None if config.overwrite else _evaluation.known(model, data, rules)
-    if known is not None:
-        console.say(f"{model.name}: evaluated already, in {_evaluation.folder_of(model, rules)}")
-        return known
-    devices.keep_freed_memory(devices.resolve(config.device))
-    started = time.perf_counter()
-    rankings, extra = (_rank_lm if kind == "run" else _rank_cf)(config, model, data, events, console)
-    means = _evaluation.write(model, data, rules, rankings, events, extra)
-    seconds = time.perf_counter() - started
-    console.say(f"{model.name}: {len(events[0]):,} events in {seconds:.0f} s ({len(events[0]) / seconds:.0f} a second)")
-    return means
-
-
-def _rank_cf(
-    config: Evaluate, cf: Artifact, data: Artifact, events: tuple[np.ndarray, ...], console: Console
-) -> tuple[Rankings, dict[str, Any]]:
-    rankings = _cf.rank(cf, data, events, devices.resolve(config.device), config.seen_items)
-    return rankings, {"model": cf.config["model"]}
-
-
-def _rank_lm(
-    config: Evaluate, run: Artifact, data: Artifact, events: tuple[np.ndarray, ...], console: Console
-) -> tuple[Rankings, dict[str, Any]]:
-    ids = _inputs.ids_of_run(config, run, data)
-    ranker = _models.open_ranker(
-        run, ids, data, device=devices.resolve(config.device), dtype=devices.DTYPES[config.dtype],
-        beams=config.beams, normalize=config.normalize,
-    )  # fmt: skip
-    sequences, max_history = _inputs.sequences(data), data.json("card.json")["max_history"]
-
-    def progress(chunks: Iterable[Any]) -> Iterable[Any]:
-        return console.progress(chunks, run.name, total=-(-len(events[0]) // config.batch_size))
-
-    rankings = ranker.rank_events(
-        sequences, events[1], events[2], max_history, batch_size=config.batch_size, progress=progress
+    plan = Plan(
+        model, data, rules, "cf", _ks(config), _chunks.CHUNK, config.overwrite, {"model": model.config["model"]}
     )
-    target = torch.from_numpy(sequences.items[sequences.offsets[events[1]] + events[2]])
-    trie = ranker.catalogue.trie
-    lo, hi = trie.range(trie.leaf_of(target))
-    return rankings, {"method": run.config["method"], "ambiguous_targets": int(((hi - lo) > 1).sum())}
+    return _evaluation.run(plan, lambda: _rankers.open_cf(plan, workers.device), workers, console)
+
+
+def _language(
+    config: Evaluate, model: Artifact, data: Artifact, workers: Workers, console: Console
+) -> tuple[Found, list[Found], Found]:
+    """(the last layer's or the chosen layer's metrics, a row for each of --exit-layer all, beams against all scores)."""
+    ids = _inputs.ids_of_run(config, model, data)
+    config = replace(config, normalize=_models.trained_scope(model, config.normalize))
+
+    def evaluated(rules: dict[str, Any], searched: Path | None = None) -> tuple[Plan, Found]:
+        plan = Plan(model, data, rules, "run", _ks(config), config.batch_size, config.overwrite,
+                    {"method": model.config["method"]}, searched)  # fmt: skip
+        return plan, _evaluation.run(plan, lambda: _rankers.open_lm(plan, ids, workers.device), workers, console)
+
+    layers = _layers(config, model)
+    plans = [evaluated(_protocol.of_lm(config, exit_layer=layer)) for layer in layers]
+    rows = [
+        {"layer": layer, "users_per_second": _evaluation.pace_of(plan.folder), **found["metrics"]}
+        for layer, (plan, found) in zip(layers, plans, strict=True)
+    ]
+    if config.exit_layer == "all":
+        console.say(f"{model.name}, layer by layer:")
+        console.table(
+            ["layer", "users/s", *BY_LAYER],
+            [[row["layer"], row["users_per_second"], *(row[name] for name in BY_LAYER)] for row in rows],
+        )
+    plan, found = plans[-1]
+    exact: Found = {}
+    if config.exact is not None:
+        rules = _protocol.exact(plan.rules, config.exact, config.seed)
+        exact = evaluated(rules, plan.folder)[1]
+    return found, rows if config.exit_layer else [], exact
+
+
+def _layers(config: Evaluate, model: Artifact) -> list[int | None]:
+    """The layers to rank with; None is the last, as the model itself does."""
+    if config.exit_layer is None:
+        return [None]
+    settings = json.loads((model.path / "model" / "config.json").read_text(encoding="utf-8"))
+    depth = int(settings["num_hidden_layers"])
+    if config.exit_layer == "all":
+        return list(range(1, depth + 1))
+    if int(config.exit_layer) > depth:
+        raise UserError(f"--exit-layer {config.exit_layer}: '{model.name}' has layers 1 to {depth}")
+    return [int(config.exit_layer)]
+
+
+def _ks(config: Evaluate) -> tuple[int, ...]:
+    return tuple(sorted({*KS, *config.ks}))
+
+
+def _tell(config: Evaluate, results: dict[str, Found], exact: dict[str, Found], console: Console) -> None:
+    """Print the tables and what to do next."""
+    shown = (*REPORTED, *(f"{name}@{k}" for k in config.ks if k not in KS for name in ("hit", "ndcg")))
+    console.table(
+        ["run", *shown], [[name, *(found["metrics"][metric] for metric in shown)] for name, found in results.items()]
+    )
+    for name, found in exact.items():
+        console.say(
+            f"\n{name}: of the {found['users']:,} users' best items by exact scores, the search found "
+            + ", ".join(f"{share:.4f} of {k}" for k, share in found["beam_recall"].items())
+        )
+    events = next(iter(results.values()))["events"]
+    console.say(f"\n{events:,} {config.split} events, full catalogue ranked, seen items {config.seen_items}")
+    console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
+    if len(results) > 1:
+        console.say(f"Is it real: ilrec compare {_inputs.flags(config)} {' '.join(list(results)[-2:])}")
+    console.say(f"Next: ilrec report {_inputs.flags(config)}")

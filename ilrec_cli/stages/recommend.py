@@ -1,99 +1,151 @@
-"""A user or a history, by original ids -> items with titles and scores."""
+"""A user, a history or a file of them, by original ids -> items with titles and scores."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ilrec_cli import artifacts, devices
-from ilrec_cli.artifacts import Artifact
+from ilrec_cli import devices
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError, nearest
-from ilrec_cli.ranking import top_k
 from ilrec_cli.settings import Recommend
-from ilrec_cli.stages import _inputs, _models
+from ilrec_cli.stages import _histories_file, _inputs
+from ilrec_cli.stages._histories_file import Row
+from ilrec_cli.stages._recommender import Query, Recommender, UnknownIdError
 
 TITLE_WIDTH = 60
 
 
 def run(config: Recommend) -> dict[str, Any]:
-    """Print the table of recommendations; returns it with the history it answers."""
+    """Print recommendations, or write them for every row of a file; returns what was answered."""
     console = Console.of(config)
-    data = _inputs.read_data(config)
-    items = data.table("items")
-    raw_ids, titles = items["raw_id"].to_pylist(), items["title"].to_pylist()
-    history = _history(config, data, raw_ids)
-    path, kind = _inputs.find_model(config, config.run)
-    model = artifacts.read(path, kind)
-    model.require_parent(data, "data")
-    item_k, score_k = (_by_lm if kind == "run" else _by_cf)(config, model, data, history)
-    history_ids = [raw_ids[item] for item in history]
-    console.say(
-        f"After {len(history_ids)} items, the last: {', '.join(titles[item] or raw_ids[item] for item in history[-3:])}"
-    )
-    rows = [
-        {"rank": rank, "item": raw_ids[item], "title": titles[item], "score": float(score)}
-        for rank, (item, score) in enumerate(zip(item_k, score_k, strict=True), start=1)
-    ]
+    if config.input is not None and config.output is not None:
+        _check_files(config.input, config.output, overwrite=config.overwrite)
+    recommender = Recommender(config)
+    if config.explain and recommender.kind != "run":
+        raise UserError(
+            f"--explain shows the layers of a language model; '{recommender.model.name}' is a collaborative model"
+        )
+    try:
+        lists = (_lists(config, recommender, "allow") if config.allow else None, _lists(config, recommender, "deny"))
+        if config.input is not None:
+            return _many(config, recommender, lists, console)
+        return _one(config, recommender, lists, console)
+    except UnknownIdError as error:
+        known = recommender.numbers if " item '" in str(error) else recommender.users
+        raise UserError(f"{error} of {recommender.data.path}.{nearest(error.value, known)}") from error
+
+
+Lists = tuple[np.ndarray | None, np.ndarray]
+
+
+def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Before anything is loaded."""
+    _histories_file.kind_of(source, "--input")
+    _histories_file.kind_of(target, "--output")
+    if not source.is_file():
+        raise UserError(f"--input {source}: no such file")
+    if target.exists() and target.samefile(source):
+        raise UserError(f"--output {target} is the input; name another file")
+    _inputs.refuse_existing(target, overwrite=overwrite)
+
+
+def _lists(config: Recommend, recommender: Recommender, flag: str) -> np.ndarray:
+    """Item numbers of --allow or --deny: one that names a file stands for the ids in it, one a line."""
+    values: tuple[str, ...] = getattr(config, flag)
+    if len(values) == 1 and values[0] not in recommender.numbers and Path(values[0]).is_file():
+        try:
+            lines = Path(values[0]).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"--{flag} {values[0]}: no text file with one id a line") from error
+        values = tuple(line.strip() for line in lines if line.strip())
+    return recommender.items(values, f"--{flag}: ", config.unknown)
+
+
+def _query(config: Recommend, recommender: Recommender, row: Row, lists: Lists) -> Query:
+    user = -1
+    if row.history is None:
+        assert row.user is not None
+        user = recommender.user(row.user, row.where)
+    elif row.user is not None:  # a user of the file's own need not be one of the data's
+        user = recommender.users.get(row.user, -1)
+    history = recommender.history(user) if row.history is None else row.history
+    allow, deny = lists
+    return recommender.query(
+        history, config.k, where=row.where, user=user, hide_seen=config.hide_seen, allow=allow, deny=deny,
+        unknown=config.unknown,
+    )  # fmt: skip
+
+
+def _one(config: Recommend, recommender: Recommender, lists: Lists, console: Console) -> dict[str, Any]:
+    flag = "--history: " if config.user is None else "--user: "
+    row = Row(flag, config.user, None if config.user is not None else list(config.history))
+    query = _query(config, recommender, row, lists)
+    shown = query.history[-recommender.max_history :]
+    if not len(shown):
+        raise UserError(f"{flag}no item of it is known; there is nothing to go by")
+    (found,) = recommender.answer([query])
+    if not found:
+        raise UserError(
+            "no item is left to recommend: the history, --allow and --deny leave none; see also --no-hide-seen"
+        )
+    names = [recommender.titles[item] or recommender.raw_ids[item] for item in shown[-3:]]
+    console.say(f"After {len(shown)} items, the last: {', '.join(names)}")
+    if query.skipped:
+        console.say(f"{query.skipped} ids of the history are unknown and were passed over")
+    rows = [{"rank": rank, **listed._asdict()} for rank, listed in enumerate(found, start=1)]
     console.table(
         ["rank", "item", "title", "score"],
         [[row["rank"], row["item"], row["title"][:TITLE_WIDTH], row["score"]] for row in rows],
     )
-    return {"run": model.name, "history": history_ids, "recommendations": rows}
+    history = [recommender.raw_ids[item] for item in shown]
+    result: dict[str, Any] = {"run": recommender.model.name, "history": history, "recommendations": rows}
+    if config.explain:
+        result["explanation"] = _explained(recommender, history, config.explain_item or found[0].item, console)
+    return result
 
 
-def _history(config: Recommend, data: Artifact, raw_ids: list[str]) -> np.ndarray:
-    """Item numbers, oldest first, at most as many as the models are shown."""
-    longest = data.json("card.json")["max_history"]
-    if config.user is not None:
-        users = data.table("users")["raw_id"].to_pylist()
-        if config.user not in users:
-            raise UserError(
-                f"--user '{config.user}' is not among the {len(users):,} users of {data.path}.{nearest(config.user, users)}"
-            )
-        sequences, user = _inputs.sequences(data), users.index(config.user)
-        return sequences.items[sequences.offsets[user] : sequences.offsets[user + 1]][-longest:]
-    numbers = {raw: number for number, raw in enumerate(raw_ids)}
-    for item in config.history:
-        if item not in numbers:
-            raise UserError(
-                f"--history: item '{item}' is not among the {len(numbers):,} items of {data.path}.{nearest(item, numbers)}"
-            )
-    return np.array([numbers[item] for item in config.history])[-longest:]
+def _explained(recommender: Recommender, history: list[str], item: str, console: Console) -> dict[str, Any]:
+    """The steps to an item, as tables and as data."""
+    made = recommender.explain(history, item)
+    console.say(f"\nHow {made['item']} ({made['title'][:TITLE_WIDTH]}) comes about, token by token")
+    layers = [str(layer) for layer in made["layers"]]
+    for step in made["steps"]:
+        negatives = ""
+        if step["negatives"] is not None:
+            negatives = f"; {step['negatives']:,} negatives (alpha {made['alpha']:g})"
+        console.say(f"\nstep {step['step']}: {step['chosen']}, one of {step['candidates']:,} that go on{negatives}")
+        head = ["token", "", "last layer", *(f"layer {layer}" for layer in layers), "goes on", "negative", "penalty"]
+        rows = [
+            [row["token"], "<-" if row["chosen"] else "", row["final"], *(row["layers"][layer] for layer in layers),
+             row["continues"], row["negative"], row["penalty"]] for row in step["tokens"]
+        ]  # fmt: skip
+        console.table(head, rows)
+    return made
 
 
-def _by_lm(config: Recommend, run: Artifact, data: Artifact, history: np.ndarray) -> tuple[list[int], list[float]]:
-    ids = _inputs.ids_of_run(config, run, data)
-    ranker = _models.open_ranker(
-        run,
-        ids,
-        data,
-        device=devices.resolve(config.device),
-        dtype=devices.DTYPES[config.dtype],
-        beams=max(config.beams, config.k),
-    )
-    if config.hide_seen:
-        ranker.trie = ranker.trie.restrict(_unseen(ranker.trie.items, history))
-    item_Bk, score_Bk = ranker.rank(history[None], config.k)
-    real = item_Bk[0] >= 0
-    return item_Bk[0][real].tolist(), score_Bk[0][real].tolist()
-
-
-def _by_cf(config: Recommend, cf: Artifact, data: Artifact, history: np.ndarray) -> tuple[list[int], list[float]]:
-    device = devices.resolve(config.device)
-    with torch.inference_mode():
-        score_BI = _models.open_cf(cf, data, device).scores(torch.from_numpy(history[None]).to(device)).clone()
-        if config.hide_seen:
-            score_BI[0, torch.from_numpy(history).to(device)] = -torch.inf
-        item_k = top_k(score_BI, config.k)[0]
-        item_k = item_k[score_BI[0, item_k] > -torch.inf]
-    return item_k.tolist(), score_BI[0, item_k].tolist()
-
-
-def _unseen(items: int, history: np.ndarray) -> np.ndarray:
-    unseen = np.setdiff1d(np.arange(items), history)
-    if not len(unseen):
-        raise UserError("the history holds every item of the catalogue; see --no-hide-seen")
-    return unseen
+def _many(config: Recommend, recommender: Recommender, lists: Lists, console: Console) -> dict[str, Any]:
+    assert config.input is not None
+    assert config.output is not None
+    devices.keep_freed_memory(devices.resolve(config.device))
+    chunks: Iterable[list[Row]] = _histories_file.read(config.input)
+    rows = _histories_file.count(config.input)
+    total = None if rows is None else -(-rows // _histories_file.CHUNK)
+    answered = skipped = short = 0
+    with _histories_file.writer(config.output) as write:
+        for chunk in console.progress(chunks, "recommend", total=total):
+            queries = [_query(config, recommender, row, lists) for row in chunk]
+            lists_of_chunk = recommender.answer(queries)
+            write(chunk, lists_of_chunk)
+            answered += len(chunk)
+            skipped += sum(query.skipped for query in queries)
+            short += sum(len(listed) < config.k for listed in lists_of_chunk)
+    console.say(f"{answered:,} rows answered by {recommender.model.name}, up to {config.k} items each")
+    if skipped or short:
+        console.say(f"{skipped:,} unknown ids passed over; {short:,} rows with fewer than {config.k} items")
+    console.say(f"Written: {config.output}")
+    return {"run": recommender.model.name, "path": str(config.output), "rows": answered,
+            "unknown_ids": skipped, "short_rows": short}  # fmt: skip

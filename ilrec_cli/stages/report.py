@@ -12,7 +12,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.json_log import read_log
 from ilrec_cli.metrics import REPORTED
 from ilrec_cli.settings import Report
-from ilrec_cli.stages import _inputs, _page
+from ilrec_cli.stages import _evaluation, _inputs, _page
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def run(config: Report) -> dict[str, Any]:
     """Print a table per protocol and write the page."""
     console = Console.of(config)
     data = _inputs.read_data(config)
-    groups = _collect(config, data.digest)
+    groups = _collect(config, data.digest, console)
     if not groups:
         raise UserError(
             f"nothing is evaluated in {_inputs.dataset_dir(config)}. Run: ilrec evaluate {_inputs.flags(config)}"
@@ -63,9 +63,10 @@ def _label(row: Row, rows: list[Row]) -> str:
     return row.name if alone else f"{row.name} ({row.kind}, {row.search})"
 
 
-def _collect(config: Report, data_digest: str) -> dict[str, list[Row]]:
+def _collect(config: Report, data_digest: str, console: Console) -> dict[str, list[Row]]:
     """Rows by protocol (search aside), collaborative models first; evaluations of other data versions stay out."""
     groups: dict[str, list[Row]] = {}
+    outdated = 0
     for kind, models in _inputs.models(config).items():
         for name, train in models.items():
             for folder in sorted((train.parent / "eval").glob("[!.]*")):
@@ -75,8 +76,15 @@ def _collect(config: Report, data_digest: str) -> dict[str, list[Row]]:
                 model = artifacts.read_manifest(train)
                 if done.manifest["parents"] == {"run": model["digest"], "data": data_digest}:
                     result = done.json("metrics.json")
+                    if result.get("version") != _evaluation.VERSION:
+                        outdated += 1
+                        continue
                     row = _row(name, kind, model["config"], result, train)
                     groups.setdefault(_title(result), []).append(row)
+    if outdated:
+        console.warn(
+            f"{outdated} evaluations are of an older ilrec; they are left out. Run: ilrec evaluate {_inputs.flags(config)}"
+        )
     for rows in groups.values():
         rows.sort(key=lambda row: (row.is_lm, row.metrics["ndcg@10"]))
     return dict(sorted(groups.items(), key=lambda group: ("valid" in group[0], group[0])))
@@ -85,6 +93,10 @@ def _collect(config: Report, data_digest: str) -> dict[str, list[Row]]:
 def _row(name: str, kind: str, config: dict[str, Any], result: dict[str, Any], train: Path) -> Row:
     rules = result["protocol"]
     search = f"beam {rules['beams']}, {rules['normalize']}" if "beams" in rules else "every item scored"
+    if rules.get("search") == "exact":
+        search = f"every item scored, {rules['normalize']}"
+    if "exit_layer" in rules:
+        search += f", layer {rules['exit_layer']}"
     if rules.get("dtype", "float32") != "float32":
         search += f", {rules['dtype']}"
     log = read_log(train / "log.jsonl")

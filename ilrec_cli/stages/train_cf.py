@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.interrupt import Stopped
 from ilrec_cli.json_log import read_log
 from ilrec_cli.settings import TrainCf
-from ilrec_cli.stages import _cf, _evaluation, _inputs, _models, _run_folder
+from ilrec_cli.stages import _cf, _evaluation, _inputs, _models, _protocol, _rankers, _run_folder, _workers
 
 SHOWN = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
 SPLITS = ("valid", "test")
@@ -134,15 +135,12 @@ def _counted(name: str, config: TrainCf, data: Artifact) -> Artifact:
 
 def _evaluate(model: Artifact, data: Artifact, config: TrainCf) -> Metrics:
     """Full-ranking metrics of every validation and test event, kept as evaluations."""
-    scores = {}
+    scores, workers, quiet = {}, _workers.join(config.device), Console(quiet=True)
     for split in SPLITS:
-        rules = _evaluation.protocol(split, None, config.seed, seen_items=config.seen_items)
-        known = _evaluation.known(model, data, rules)
-        if known is None:
-            events = _inputs.events(data, split)
-            rankings = _cf.rank(model, data, events, devices.resolve(config.device), config.seen_items)
-            known = _evaluation.write(model, data, rules, rankings, events, {"model": model.config["model"]})
-        scores[split] = known
+        rules = _protocol.of_cf(split, seen_items=config.seen_items)
+        plan = _evaluation.Plan(model, data, rules, "cf", more={"model": model.config["model"]})
+        open_model = partial(_rankers.open_cf, plan, workers.device)
+        scores[split] = _evaluation.run(plan, open_model, workers, quiet)["metrics"]
     return scores
 
 

@@ -53,7 +53,7 @@ def catalogue(items: int) -> Catalogue:
     return Catalogue(gather_runs(flat, start, np.full(items, 3)), np.full(items, 3), node, trie)
 
 
-def a_job(folder: Path, settings: Train, dtype: torch.dtype = torch.float64, **parallel: Any) -> Job:
+def a_job(folder: Path, settings: Train, kind: torch.dtype = torch.float64, **parallel: Any) -> Job:
     """Users who walk through 40 items in order; a loss with every term."""
     lengths = np.random.default_rng(0).integers(4, 12, size=49)
     offsets = np.concatenate([[0], lengths.cumsum()])
@@ -68,7 +68,7 @@ def a_job(folder: Path, settings: Train, dtype: torch.dtype = torch.float64, **p
     method = Config(lambda_cpd=0.1, mu_crr=0.0)
     scores = iter([0.3, 0.1, 0.2, 0.0, 0.0, 0.0])
     return Job(
-        parallel=Parallel(SupervisedLM(llama(initializer_range=0.02).to(dtype), (2,)), Accelerator(cpu=True), **parallel),
+        parallel=Parallel(SupervisedLM(llama(initializer_range=0.02).to(kind), (2,)), Accelerator(cpu=True), **parallel),
         source=examples, loss=make_loss(method), weights=weights(method), rewards=None,
         validate=lambda: {"ndcg@10": next(scores), "hit@10": 0.5}, settings=settings, learning_rate=1e-2,
         epochs=settings.epochs, folder=folder, identity={"seed": settings.seed},
@@ -199,7 +199,7 @@ def test_a_damaged_checkpoint_has_one_before_it(tmp_path: Path, capsys: pytest.C
     assert "last.safetensors is damaged; going on from the checkpoint before it" in capsys.readouterr().err
     for name, value in straight.items():
         assert torch.equal(again[name], value), name
-    assert checkpoint.read_state(checkpoint.previous(last))["step"] == 8, "the damaged one is not kept"
+    assert checkpoint.read_state(checkpoint.previous(last))["step"] == 7, "the damaged one is not kept"
     last.unlink()  # as a kill between the two renames leaves it
     _, progress = run(a_job(tmp_path / "a", replace(SETTINGS, resume=True), torch.float32))
     assert progress.step == 8
@@ -301,53 +301,6 @@ def test_a_log_ignores_a_torn_last_line(tmp_path: Path) -> None:
     assert [row["step"] for row in read_log(path)] == [1, 2]
     JsonLog(path, 1, enabled=True).write(step=2, again=True)
     assert read_log(path) == [{"step": 1}, {"step": 2, "again": True}]
-
-
-TWO_PROCESSES = """
-import json, os, sys
-from pathlib import Path
-sys.path[:0] = {paths!r}
-import torch
-torch.set_num_threads(1)
-from dataclasses import replace
-from test_loop import SETTINGS, a_job, run
-# 49 windows in batches of 16: the last batch has one row, so one process has none.
-job = a_job(Path({folder!r}), replace(SETTINGS, micro_batch=5))
-assert len(job.source) % 16 == 1
-assert job.parallel.world == 2
-run(job)
-if job.parallel.main:
-    torch_state = {{name: value.tolist() for name, value in job.parallel.model.state_dict().items()}}
-    Path({folder!r}, "weights.json").write_text(json.dumps(torch_state))
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
-sys.stdout.flush()
-os._exit(0)
-"""
-
-
-def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
-    """Data parallel over two CPU processes, with a batch that leaves one of them without a row."""
-    alone, progress = run(a_job(tmp_path / "alone", SETTINGS))
-    folder = tmp_path / "together"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-    script = tmp_path / "worker.py"
-    script.write_text(TWO_PROCESSES.format(paths=paths, folder=str(folder)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, capture_output=True, timeout=200, check=False
-    )
-    # Judged by what the first process wrote: gloo rarely aborts at exit, after all work is done.
-    assert (folder / "weights.json").is_file(), done.stderr[-3000:]
-    together = json.loads((folder / "weights.json").read_text())
-    for name, value in alone.items():
-        torch.testing.assert_close(
-            torch.tensor(together[name], dtype=torch.float64), value, rtol=0, atol=1e-9, msg=name
-        )
-    rows = [row for row in read_log(folder / "log.jsonl") if "loss" in row]
-    expected = [row for row in read_log(tmp_path / "alone" / "log.jsonl") if "loss" in row]
-    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-6)
-    assert progress.step == rows[-1]["step"]
 
 
 KILLED = [*TINY_LM, "--epochs", "3", "--save-every", "3", "--max-steps", "20"]

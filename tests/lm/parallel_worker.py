@@ -1,0 +1,99 @@
+"""What two processes do in test_parallel.py: python parallel_worker.py FOLDER, under torchrun. Results go to files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from conftest import llama, qwen2
+from safetensors.torch import save_file
+from test_loop import SETTINGS, a_job, catalogue, run
+
+from ilrec_cli import checkpoint
+from ilrec_cli.lm.decode import beam_search
+from ilrec_cli.lm.loop import Job
+from ilrec_cli.lm.model import SupervisedLM
+from ilrec_cli.lm.sharding import Parallel
+
+TWENTY = replace(SETTINGS, epochs=5, micro_batch=5)
+
+
+def whole(job: Job) -> dict[str, torch.Tensor]:
+    return {name: checkpoint.whole(value.detach()).clone() for name, value in job.parallel.model.named_parameters()}
+
+
+def parity(folder: Path) -> None:
+    """Twenty steps, copies and shards. 49 windows in batches of 16: the last batch has one row, so one process has none."""
+    for dtype in (torch.float64, torch.float32):
+        for shard in (False, True):
+            name = f"{'shard' if shard else 'copy'}-{str(dtype)[6:]}"
+            job = a_job(folder / name, TWENTY, dtype, shard=shard)
+            assert job.parallel.world == 2
+            assert job.parallel.sharded == shard
+            _, progress = run(job)
+            assert progress.step == 20
+            write(folder / f"{name}.safetensors", whole(job), job)
+
+
+def other_modes(folder: Path) -> None:
+    """A checkpoint of one process goes on in shards; one of shards is left for one process."""
+    job = a_job(folder / "from-one", replace(TWENTY, resume=True), shard=True)
+    run(job)
+    write(folder / "from-one.safetensors", whole(job), job)
+    job = a_job(folder / "for-one", replace(TWENTY, max_steps=9, schedule="constant", warmup=0.0), shard=True)
+    run(job)
+    job.parallel.unshard_for_saving()
+    if job.parallel.main:
+        assert all(type(value) is torch.nn.Parameter for value in job.parallel.model.parameters())
+        write(folder / "for-one.safetensors", dict(job.parallel.model.named_parameters()), job)
+
+
+def decoding(folder: Path) -> None:
+    """Sharded decoding where one process has three batches and the other one, of prompts of other lengths."""
+    for name, build in (("llama", llama), ("qwen2-tied", lambda: qwen2(tie_word_embeddings=True))):
+        job = a_job(folder / name, TWENTY)
+        model = SupervisedLM(build(), (2,))
+        parallel = Parallel(model, job.parallel.accelerator, shard=True)
+        sizes = [3, 4, 2] if parallel.rank == 0 else [5]
+
+        def ranked(model: Any = model, sizes: list[int] = sizes) -> list[torch.Tensor]:
+            items = catalogue(40)
+            return [torch.stack([part.double() for part in beam_search(
+                model.backbone, prompt(size), torch.ones(2, size, dtype=torch.long), items.trie, beams=4)])
+                for size in sizes]  # fmt: skip
+
+        save_file(
+            dict(zip(map(str, sizes), parallel.together(ranked), strict=True)),
+            str(folder / f"{name}-{parallel.rank}.safetensors"),
+        )
+        assert parallel.gather(parallel.rank) == [0, 1]
+        assert parallel.agree(parallel.rank == 1)
+        assert not parallel.agree(False)
+
+
+def prompt(size: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(size).integers(3, 16, size=(2, size)))
+
+
+def write(path: Path, tensors: dict[str, torch.Tensor], job: Job) -> None:
+    if job.parallel.main:
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, str(path))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    target = Path(sys.argv[1])
+    parity(target)
+    other_modes(target)
+    decoding(target)
+    torch.distributed.barrier()
+    (target / f"done-{os.environ['RANK']}").touch()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)
