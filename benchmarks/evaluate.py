@@ -2,8 +2,8 @@
 
     python benchmarks/evaluate.py --work ilrec-work --dataset Instruments --run sft
 
-The run is evaluated four times on all users: by one process with all cores; by two processes with one core each
-(torchrun); by one that is killed (SIGKILL) when a third of the chunks are there, and started again; and again with
+The run is evaluated four times on all users: by one process with --threads; by two processes that share them;
+by one that is killed (SIGKILL) when a third of the chunks are there, and started again; and again with
 batches of another size, whose lists may differ only where scores do by less than 1e-5. Writes results/evaluate.json.
 """
 
@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from _common import write
 
-CORES = os.cpu_count() or 1
 NEAR = 1e-5
 
 
@@ -34,18 +34,20 @@ def main() -> None:
     parser.add_argument("--dataset", default="Instruments")
     parser.add_argument("--run", default="sft")
     parser.add_argument("--limit-users", default=None, help="smoke test")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of one process; two share them")
     arguments = parser.parse_args()
+    threads = arguments.threads
     flags = ["--dataset", arguments.dataset, "--work", arguments.work, "--run", arguments.run, "--device", "cpu"]
     name = "test-full-beam20-vocab"
     if arguments.limit_users:
         flags += ["--limit-users", arguments.limit_users]
         name += f"-n{arguments.limit_users}-s0"
     folder = Path(arguments.work) / arguments.dataset / "runs" / arguments.run / "eval" / name
-    found = {"one_process": evaluated(flags, folder, CORES)}
+    found = {"one_process": evaluated(flags, folder, threads)}
     first = pq.read_table(folder / "rankings.parquet")
-    found["two_processes"] = evaluated(flags, folder, max(CORES // 2, 1), processes=2)
-    found["killed_and_resumed"] = killed(flags, folder)
-    found["batches_of_32"] = evaluated([*flags, "--batch-size", "32"], folder, CORES)
+    found["two_processes"] = evaluated(flags, folder, max(threads // 2, 1), processes=2)
+    found["killed_and_resumed"] = killed(flags, folder, threads)
+    found["batches_of_32"] = evaluated([*flags, "--batch-size", "32"], folder, threads)
     found["batches_of_32"] |= apart(first, pq.read_table(folder / "rankings.parquet"))
     digests = {found[way]["sha256"] for way in ("one_process", "two_processes", "killed_and_resumed")}
     print(write("evaluate", {"dataset": arguments.dataset, "protocol": name, "same_bytes": len(digests) == 1, **found}))
@@ -54,22 +56,42 @@ def main() -> None:
 def evaluated(flags: list[str], folder: Path, threads: int, processes: int = 1) -> dict[str, Any]:
     """Evaluate anew; what the log says, the seconds of the command, the digest of the rankings."""
     started = time.perf_counter()
-    subprocess.run(command(flags, processes, "--overwrite"), check=True, env=environment(threads))
+    port = str(free_port())
+    launched = [
+        subprocess.Popen(command(flags, "--overwrite"), env=environment(threads) | place(rank, processes, port))
+        for rank in range(processes)
+    ]
+    if sum(process.wait() != 0 for process in launched):
+        raise SystemExit("an evaluation failed")
     return measured(folder, time.perf_counter() - started)
 
 
-def killed(flags: list[str], folder: Path) -> dict[str, Any]:
+def place(rank: int, processes: int, port: str) -> dict[str, str]:
+    """What `accelerate launch` tells each process (by itself it starts only one on a CPU)."""
+    if processes == 1:
+        return {}
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def killed(flags: list[str], folder: Path, threads: int) -> dict[str, Any]:
     """Kill the evaluation when a third of its chunks are there; the one that goes on must find them."""
     chunks = len((folder / "log.jsonl").read_text().splitlines()) - 1
     scratch = folder.with_name(f".{folder.name}.chunks")
-    process = subprocess.Popen(command(flags, 1, "--overwrite"), env=environment(CORES))
+    process = subprocess.Popen(command(flags, "--overwrite"), env=environment(threads))
     while len(list(scratch.glob("*.safetensors"))) < chunks // 3:
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = len(list(scratch.glob("*.safetensors")))
     folder.rename(folder.with_name(".before"))  # or the finished one would be taken
-    subprocess.run(command(flags, 1), check=True, env=environment(CORES))
+    subprocess.run(command(flags), check=True, env=environment(threads))
     subprocess.run(["rm", "-r", str(folder.with_name(".before"))], check=True)
     return {"chunks": chunks, "chunks_kept": kept, "sha256": digest(folder),
             "ranked_after": measured(folder, 0)["ranked_now"]}  # fmt: skip
@@ -100,13 +122,8 @@ def apart(one: Any, other: Any) -> dict[str, Any]:
     return {"lists_that_differ": moved, "of_them_without_near_tie": unexplained, "largest_score_difference": largest}
 
 
-def command(flags: list[str], processes: int, *more: str) -> list[str]:
-    launch = [sys.executable, "-m", "ilrec_cli"]
-    if processes > 1:
-        # What `accelerate launch` does for several GPUs; on a CPU it starts one process only.
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        launch += ["-m", "ilrec_cli"]
-    return [*launch, "evaluate", *flags, *more]
+def command(flags: list[str], *more: str) -> list[str]:
+    return [sys.executable, "-m", "ilrec_cli", "evaluate", *flags, *more]
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ilrec_cli.trie_paths import are_offsets, nodes_of, padded
+
 # Below this mass, a difference of cumulative sums has too few correct digits: its absolute error is about 1e-13.
 HEAVY_PREFIX = 1e-2
 # Items that one exact-sum slice may touch: bounds memory, not the result.
@@ -55,14 +57,15 @@ class ItemTrie:
         token. Equal paths share a leaf. An empty path, a negative token, or a path that is a proper prefix of another
         raises `ValueError`.
         """
-        if offsets is None and isinstance(paths, tuple) and len(paths) == 2 and _are_offsets(*paths):
+        if offsets is None and isinstance(paths, tuple) and len(paths) == 2 and are_offsets(*paths):
             paths, offsets = paths
         if offsets is None:
             rows = [np.asarray(path, dtype=np.int64).reshape(-1) for path in paths]
             offsets = np.cumsum([0, *map(len, rows)])
             paths = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
-        padded = _padded(np.asarray(paths, dtype=np.int64), np.asarray(offsets, dtype=np.int64))
-        return _build(padded, np.arange(len(padded)))
+        flat, offsets = np.asarray(paths, dtype=np.int64), np.asarray(offsets, dtype=np.int64)
+        rows_ID = padded(flat, offsets)
+        return cls(*nodes_of(rows_ID, np.arange(len(rows_ID))))
 
     def __len__(self) -> int:
         """Number of nodes, the root included."""
@@ -131,29 +134,38 @@ class ItemTrie:
             raise ValueError("restrict: no item is left")
         if wanted[0] < 0 or wanted[-1] >= self.items:
             raise ValueError(f"restrict: items must lie in 0..{self.items - 1}, got {wanted[0]}..{wanted[-1]}")
-        return _build(self._paths(wanted), wanted, self.items).to(self.order.device)
+        return ItemTrie(*nodes_of(self._paths(wanted), wanted, self.items)).to(self.order.device)
 
-    def child_mass(self, node_N: Tensor, row_N: Tensor, prob_RI: Tensor) -> tuple[Tensor, Tensor]:
+    def child_mass(
+        self, node_N: Tensor, row_N: Tensor, prob_RI: Tensor, *, ordered: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """(token_NC, mass_NC): for every child v of each node, r_v of eq. 10 (ILRec), as float64.
 
         r_v is the probability of the items below v over that of the items below the node; row_N says which row of
         `prob_RI` each position uses. The masses of a node sum to 1, and a node of exactly zero mass shares by the
-        number of items below each child. Padded with token -1 and mass 0.
+        number of items below each child. Padded with token -1 and mass 0. `ordered`: the columns of `prob_RI` already
+        stand in the order of `order`.
         """
         node_N, row_N = self._index(node_N), self._index(row_N)
         child_NC, real_NC = self._child_slots(node_N)
-        prob_RI = torch.as_tensor(prob_RI, device=self.order.device).index_select(1, self.order).double()
-        cumulative = prob_RI.new_zeros(len(prob_RI), prob_RI.shape[1] + 1)
+        prob_RI = torch.as_tensor(prob_RI, device=self.order.device)
+        prob_RI = (prob_RI if ordered else prob_RI.index_select(1, self.order)).double()
+        cumulative = prob_RI.new_empty(len(prob_RI), prob_RI.shape[1] + 1)
+        cumulative[:, 0] = 0
         torch.cumsum(prob_RI, 1, out=cumulative[:, 1:])
-        row_N1 = row_N[:, None]
-        mass_NC = cumulative[row_N1, self._hi[child_NC]] - cumulative[row_N1, self._lo[child_NC]]
-        mass_NC = mass_NC.clamp(min=0.0).masked_fill(~real_NC, 0.0)
-        node_mass_N = cumulative[row_N, self._hi[node_N]] - cumulative[row_N, self._lo[node_N]]
-        light = ((node_mass_N <= HEAVY_PREFIX * cumulative[row_N, -1]) & real_NC.any(1)).nonzero().squeeze(1)
+        # A node's children are neighbours: one ends where the next begins, and slots without a child are empty.
+        inner_N1 = real_NC.any(1, keepdim=True)
+        stop_N1 = self._hi[node_N][:, None]
+        start_N1 = torch.where(inner_N1, self._lo[node_N][:, None], stop_N1)
+        edge_NE = torch.cat([start_N1, torch.where(real_NC, self._hi[child_NC], stop_N1)], 1)
+        offset_N1 = row_N[:, None] * cumulative.shape[1]
+        mass_NC = cumulative.take(offset_N1 + edge_NE).diff(dim=1).clamp_(min=0.0)
+        node_mass_N = (cumulative.take(offset_N1 + stop_N1) - cumulative.take(offset_N1 + start_N1)).squeeze(1)
+        light = ((node_mass_N <= HEAVY_PREFIX * cumulative[row_N, -1]) & inner_N1.squeeze(1)).nonzero().squeeze(1)
         if len(light):
             mass_NC[light] = self._exact_mass(child_NC[light], real_NC[light], row_N[light], prob_RI)
         token_NC = torch.where(real_NC, self._token[child_NC], -1)
-        return token_NC, mass_NC / mass_NC.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        return token_NC, mass_NC.div_(mass_NC.sum(1, keepdim=True).clamp_(min=torch.finfo(torch.float64).tiny))
 
     def _exact_mass(self, child_NC: Tensor, real_NC: Tensor, row_N: Tensor, prob_RI: Tensor) -> Tensor:
         """Masses of children of light nodes, each summed item by item; item counts where the whole node has none.
@@ -211,76 +223,6 @@ class ItemTrie:
         column = np.arange(backwards.shape[1]) + left[:, None]
         inside = column < backwards.shape[1]
         return np.where(inside, np.take_along_axis(backwards, np.where(inside, column, 0), 1), -1)
-
-
-def _are_offsets(flat: object, offsets: object) -> bool:
-    """Whether a pair can only be meant as flat tokens and offsets, and not as two paths."""
-    arrays = all(isinstance(value, np.ndarray | Tensor) and value.ndim == 1 for value in (flat, offsets))
-    return arrays and len(offsets) > 1 and int(offsets[0]) == 0 and int(offsets[-1]) == len(flat)  # type: ignore[index,arg-type]
-
-
-def _padded(flat: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Paths as one matrix [I, D], padded with -1."""
-    lengths = np.diff(offsets)
-    if len(lengths) == 0:
-        raise ValueError("a trie needs at least one path")
-    if offsets[0] != 0 or offsets[-1] != len(flat) or (lengths < 0).any():
-        raise ValueError(f"offsets must rise from 0 to the {len(flat)} tokens there are")
-    if (lengths == 0).any():
-        raise ValueError(f"path of item {int(np.argmin(lengths))} is empty")
-    if (flat < 0).any():
-        item = int(np.searchsorted(offsets, np.argmax(flat < 0), side="right")) - 1
-        raise ValueError(f"path of item {item} has a negative token")
-    padded = np.full((len(lengths), int(lengths.max())), -1, dtype=np.int64)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = flat
-    return padded
-
-
-def _build(paths: np.ndarray, items: np.ndarray, n_items: int | None = None) -> ItemTrie:
-    """Trie over padded paths; row r belongs to item items[r] of n_items."""
-    order = np.lexsort(paths.T[::-1])
-    paths, items = paths[order], items[order]
-    rows, depth = paths.shape
-    differs = np.ones((rows, depth), dtype=bool)
-    np.maximum.accumulate(paths[1:] != paths[:-1], axis=1, out=differs[1:])
-    _refuse_prefixes(paths, differs, items)
-
-    token, lo, hi, parent = [[-1]], [[0]], [[rows]], [[-1]]
-    node_of_row, leaf = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
-    nodes = 1
-    for level in range(depth):
-        boundary = np.flatnonzero(differs[:, level])
-        starts, ends = boundary, np.append(boundary[1:], rows)
-        real = paths[starts, level] >= 0
-        starts, ends = starts[real], ends[real]
-        token.append(paths[starts, level])
-        lo.append(starts)
-        hi.append(ends)
-        parent.append(node_of_row[starts])
-        present = paths[:, level] >= 0
-        node_of_row = np.where(present, nodes - 1 + np.cumsum(differs[:, level] & present), node_of_row)
-        leaf = np.where(present, node_of_row, leaf)
-        nodes += len(starts)
-    tensors = {
-        "order": items, "token": np.concatenate(token), "lo": np.concatenate(lo), "hi": np.concatenate(hi),
-    }  # fmt: skip
-    parents = np.concatenate(parent)[1:]
-    tensors["first"] = np.searchsorted(parents, np.arange(nodes)) + 1
-    tensors["last"] = np.searchsorted(parents, np.arange(nodes), side="right") + 1
-    tensors["leaf"] = np.full(n_items or rows, -1)
-    tensors["leaf"][items] = leaf
-    tensors["key"] = parents * (tensors["token"].max() + 1) + tensors["token"][1:]
-    return ItemTrie({name: torch.from_numpy(array.astype(np.int64)) for name, array in tensors.items()}, depth)
-
-
-def _refuse_prefixes(paths: np.ndarray, differs: np.ndarray, items: np.ndarray) -> None:
-    """A path that is a proper prefix of another sorts right before one of its extensions."""
-    length = (paths >= 0).sum(1)
-    last = length[:-1] - 1
-    extended = (length[1:] > length[:-1]) & ~differs[1:][np.arange(len(last)), last]
-    if extended.any():
-        row = int(np.argmax(extended))
-        raise ValueError(f"path of item {items[row]} is a proper prefix of the path of item {items[row + 1]}")
 
 
 def _slices_by_size(size_N: Tensor, limit: int) -> list[slice]:

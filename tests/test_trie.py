@@ -188,6 +188,20 @@ def test_child_mass_in_slices_equals_child_mass_at_once(monkeypatch: pytest.Monk
     torch.testing.assert_close(trie.child_mass(nodes, rows, prob)[1], whole, rtol=0, atol=1e-15)
 
 
+def test_child_mass_of_ordered_probabilities_and_of_nodes_without_children() -> None:
+    rng = np.random.default_rng(4)
+    trie = ItemTrie.build(brute_force_paths(rng, 200, range(1, 5), 4, END))
+    prob = torch.from_numpy(rng.normal(size=(4, 200)) * 8).softmax(1)
+    nodes, rows = torch.arange(-1, len(trie)), torch.from_numpy(rng.integers(0, 4, len(trie) + 1))
+    tokens, mass = trie.child_mass(nodes, rows, prob)
+    found = trie.child_mass(nodes, rows, prob[:, trie.order], ordered=True)
+    assert torch.equal(found[0], tokens)
+    assert torch.equal(found[1], mass)
+    childless = trie.is_leaf(nodes) | (nodes < 0)
+    assert (mass[childless] == 0).all()
+    torch.testing.assert_close(mass.sum(1), (~childless).double(), rtol=0, atol=1e-12)
+
+
 def test_naive_float32_differences_would_fail_the_oracle() -> None:
     """The deliberate fault: what `child_mass` guards against is real on this data."""
     rng = np.random.default_rng(12)

@@ -1,10 +1,11 @@
 """What collaborative models share: the facts they are built from and the batch they train on.
 
-Shapes: B rows, T history items, I items. Item -1 is padding, always on the right.
+Shapes: B rows, T history items, I items, W rows that are encoded. Item -1 is padding, always on the right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -73,6 +74,24 @@ def at_last(hidden_BTD: Tensor, length_B: Tensor) -> Tensor:
     last_B11 = (length_B - 1).clamp(min=0)[:, None, None]
     hidden_BD = hidden_BTD.gather(1, last_B11.expand(-1, 1, hidden_BTD.shape[2])).squeeze(1)
     return hidden_BD.masked_fill((length_B == 0)[:, None], 0.0)
+
+
+def after_each(encode: Callable[[Tensor], Tensor], history_BT: Tensor, length_B: Tensor) -> Tensor:
+    """hidden_BD after the last item of each row, by an encoder whose places do not look ahead.
+
+    Rows that the next one continues by an item, as the histories of one user's successive targets do, are read off the
+    longest of them: on a CPU encoding costs as much as all the rest of scoring. A GPU has to wait to learn how many
+    rows are left, and encodes them all.
+    """
+    if history_BT.device.type != "cpu" or len(history_BT) < 2:
+        return at_last(encode(history_BT), length_B)
+    before_BT, after_BT = history_BT[:-1], history_BT[1:]
+    continued_B = ((before_BT == after_BT) | (before_BT < 0)).all(1) & (length_B[1:] == length_B[:-1] + 1)
+    longest_B = F.pad(~continued_B, (0, 1), value=True)
+    row_B = longest_B.cumsum(0) - longest_B.long()
+    hidden_WTD = encode(history_BT[longest_B])
+    place_B = row_B * hidden_WTD.shape[1] + (length_B - 1).clamp(min=0)
+    return hidden_WTD.flatten(0, 1).index_select(0, place_B).masked_fill((length_B == 0)[:, None], 0.0)
 
 
 def at_targets(hidden_BTD: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,13 @@ from torch import nn
 
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.logits import language_model
-from ilrec_cli.lm.model import decoder
+from ilrec_cli.lm.model import decoder, final_norm
 
 
-def early_exit(model: Any, layer: int, head: nn.Module | None = None) -> Any:
-    """The model whose logits are phi of layer l's output (eq. 2), at the cost of l blocks; `head`: a head of its own.
+def early_exit(model: Any, layer: int, norm: nn.Module | None = None) -> Any:
+    """The model whose logits are phi of layer l's output (eq. 2), at the cost of l blocks.
 
+    `norm` stands in for the final norm: the layer's own, with the adapter of its head (`lm/heads.py`).
     Only modules on the way to the blocks are copied, shallowly; the model itself is untouched.
     """
     inner = language_model(model)
@@ -25,10 +26,9 @@ def early_exit(model: Any, layer: int, head: nn.Module | None = None) -> Any:
     name, blocks = _blocks(stack, depth)
     cut = _shallow(stack)
     setattr(cut, name, nn.ModuleList(list(blocks)[:layer]))
-    shortened = _replaced(inner, _path(inner, stack), cut)
-    if head is not None:
-        shortened = _replaced(shortened, _path(shortened, shortened.get_output_embeddings()), head)
-    return shortened
+    if norm is not None:
+        setattr(cut, _path(stack, final_norm(inner))[-1], norm)
+    return _replaced(inner, _path(inner, stack), cut)
 
 
 def _blocks(stack: nn.Module, depth: int) -> tuple[str, nn.ModuleList]:

@@ -104,11 +104,12 @@ class Loop:
         epoch += 1000 * progress.phase  # phases see their rows in orders of their own
         for rows in epoch_batches(self.job.source.lengths(), settings.batch_size, settings.seed, epoch)[place:]:
             rate = self.job.learning_rate * schedule(progress.step, self.total, settings)
-            terms, norm = self.updater.update(rows, rate, progress.all_steps + 1)
+            logged = self._is_logged(progress.step + 1)
+            terms, norm = self.updater.update(rows, rate, progress.all_steps + 1, logged=logged)
             progress.step += 1
             self.window = self.window + terms
             bar.update()
-            if progress.step % settings.log_every == 0 or progress.step == self.total:
+            if logged:
                 self._write_terms(rate, norm, bar)
             if progress.step == self.total or self.parallel.agree(stop):
                 return
@@ -171,6 +172,9 @@ class Loop:
             for path in bests:
                 if path.name not in named:
                     path.unlink()
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self.settings.log_every == 0 or step == self.total
 
     def _at_epoch_end(self) -> bool:
         return self.progress.step % self.per_epoch == 0 or self.progress.step == self.total

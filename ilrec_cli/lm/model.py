@@ -5,7 +5,7 @@ Shapes: B rows, S tokens, N supervised positions, D width, V vocabulary, K candi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.backbone import causal_lm
 from ilrec_cli.lm.examples import Batch
+from ilrec_cli.lm.heads import LayerHeads
+from ilrec_cli.lm.item_rows import head_rows
+from ilrec_cli.lm.layer_probe import layer_statistics
 from ilrec_cli.lm.terms import Terms
 
 # (final_NV, inner_KNV, target_N, reward_tokens_NC=..., reward_values_NC=...) -> Terms
@@ -35,29 +38,49 @@ class SupervisedLM(nn.Module):
     """A causal LM under a token-level loss. All use of its parameters happens inside `forward`.
 
     `inner_layers` are the candidate layers l (1 <= l < L); `phi` maps hidden states to logits as the model itself
-    does: final norm, head, and what the architecture does after the head.
+    does: final norm, head, and what the architecture does after the head. With `layer_heads` the candidate layers have
+    norms and adapters of the head of their own. `scope_V` restricts the vocabulary to these tokens (sorted).
     """
 
+    scope_V: Tensor | None
+
     def __init__(
-        self, backbone: Any, inner_layers: tuple[int, ...] = (), *, detach_head: bool = False, dropout: float = 0.0
+        self,
+        backbone: Any,
+        inner_layers: tuple[int, ...] = (),
+        *,
+        detach_head: bool = False,
+        dropout: float = 0.0,
+        layer_heads: LayerHeads | None = None,
+        scope_V: Tensor | None = None,
     ):
         super().__init__()
         self.backbone = backbone
         self.inner_layers = inner_layers
-        self.detach_head = detach_head
+        self.detach_head = detach_head or layer_heads is not None
+        self.layer_heads = layer_heads
+        self.probed_layers: tuple[int, ...] = ()
+        self.register_buffer("scope_V", scope_V, persistent=False)
         inner = causal_lm(backbone)
         text_config = inner.config.get_text_config()
-        if inner_layers and not (inner_layers[0] >= 1 and inner_layers[-1] < text_config.num_hidden_layers):
-            raise ValueError(f"layers {inner_layers} of a model with {text_config.num_hidden_layers}")
+        self.n_layers = text_config.num_hidden_layers
+        if inner_layers and not (inner_layers[0] >= 1 and inner_layers[-1] < self.n_layers):
+            raise ValueError(f"layers {inner_layers} of a model with {self.n_layers}")
         self._softcap = getattr(text_config, "final_logit_softcapping", None)
         self._divide = getattr(text_config, "logits_scaling", None)  # Granite
         self._multiply = getattr(text_config, "logit_scale", None)  # Cohere
         if dropout:
             add_dropout(inner, dropout)
 
-    def forward(self, batch: Batch, loss: Loss, rewards: Rewards | None = None, chunk: int = 0) -> Terms:
-        """The loss's Terms over all supervised positions; `chunk` positions reach the vocabulary at a time."""
-        last_ND, inner_KND = self.hidden(batch)
+    def forward(
+        self, batch: Batch, loss: Loss, rewards: Rewards | None = None, chunk: int = 0, logged: bool = False
+    ) -> Terms:
+        """The loss's Terms over all supervised positions; `chunk` positions reach the vocabulary at a time.
+
+        `logged`: with the statistics of layers too.
+        """
+        last_ND, inner_KND, others = self.hidden(batch, self.probed_layers if logged else ())
+        batch, rewards = self.in_scope(batch, rewards)
         positions = max(len(batch.target_N), 1)  # none at all still gives terms, of zero, tied to the parameters
         size = chunk or positions
         chunked = size < positions
@@ -69,36 +92,68 @@ class SupervisedLM(nn.Module):
             # A chunk's logits are recomputed in the backward pass, so that only one chunk's ever exist.
             terms = checkpoint(self._chunk, *arguments, use_reentrant=False) if chunked else self._chunk(*arguments)
             total = total + terms
+        if logged:
+            states = {**dict(zip(self.inner_layers, inner_KND, strict=True)), **others}
+            total = total + layer_statistics(self, last_ND, states, batch.target_N, size)
         return total
 
     def within(self, call: Callable[[], T]) -> T:
         """A call that uses parameters outside a loss (decoding); sharded parameters are there as in `forward`."""
         return call()
 
-    def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(last_ND, normed; inner_KND, not normed) at the supervised positions only."""
+    def hidden(self, batch: Batch, more: Iterable[int] = ()) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """(last_ND, normed; inner_KND, not normed; states_ND of `more` layers) at the supervised positions only."""
+        more = [layer for layer in more if layer not in self.inner_layers and layer < self.n_layers]
         output = decoder(causal_lm(self.backbone))(
             input_ids=batch.input_BS, attention_mask=batch.mask_BS, use_cache=False,
-            output_hidden_states=bool(self.inner_layers),
+            output_hidden_states=bool(self.inner_layers or more),
         )  # fmt: skip
-        chosen = [output.last_hidden_state] + [output.hidden_states[layer] for layer in self.inner_layers]
-        gathered = [states.flatten(0, 1).index_select(0, batch.position_N) for states in chosen]
-        inner = torch.stack(gathered[1:]) if self.inner_layers else gathered[0].new_zeros(0, *gathered[0].shape)
-        return gathered[0], inner
+        chosen = [output.last_hidden_state] + [output.hidden_states[layer] for layer in (*self.inner_layers, *more)]
+        last_ND, *states = [states.flatten(0, 1).index_select(0, batch.position_N) for states in chosen]
+        inner = states[: len(self.inner_layers)]
+        inner_KND = torch.stack(inner) if inner else last_ND.new_zeros(0, *last_ND.shape)
+        return last_ND, inner_KND, dict(zip(more, states[len(inner) :], strict=True))
 
     def phi(self, last_ND: Tensor, inner_KND: Tensor) -> tuple[Tensor, Tensor]:
         """(final_NV, inner_KNV) as float32: logits of the last layer and of the candidate layers (eq. 2)."""
-        model = causal_lm(self.backbone)
-        head = model.get_output_embeddings()
         if not len(inner_KND):
-            final_NV = self._after_head(head(last_ND))
+            final_NV = self._head(last_ND)
             return final_NV, final_NV.new_zeros(0, *final_NV.shape)
-        norm = final_norm(model)
         if self.detach_head:
-            normed = functional_call(norm, _detached(norm), (inner_KND,))
-            return self._after_head(head(last_ND)), self._after_head(functional_call(head, _detached(head), (normed,)))
-        logits = self._after_head(head(torch.cat([last_ND[None], norm(inner_KND)])))  # one call of a costly head
+            return self._head(last_ND), self._head(self._normed(inner_KND), detach=True)
+        logits = self._head(torch.cat([last_ND[None], self._normed(inner_KND)]))  # one call of a costly head
         return logits[0], logits[1:]
+
+    def layer_logits(self, layer: int, hidden_ND: Tensor) -> Tensor:
+        """Logits of any layer below the last, by its own head where it has one."""
+        own = None if self.layer_heads is None else self.layer_heads.of(layer)
+        return self._head((own or final_norm(causal_lm(self.backbone)))(hidden_ND))
+
+    def _normed(self, inner_KND: Tensor) -> Tensor:
+        """Hidden states of the candidate layers as the head takes them."""
+        if self.layer_heads is not None:
+            return self.layer_heads(inner_KND)
+        norm = final_norm(causal_lm(self.backbone))
+        return functional_call(norm, _detached(norm), (inner_KND,)) if self.detach_head else norm(inner_KND)
+
+    def _head(self, normed: Tensor, *, detach: bool = False) -> Tensor:
+        """Logits of the tokens in scope."""
+        head = causal_lm(self.backbone).get_output_embeddings()
+        if self.scope_V is not None:
+            weight, bias = head_rows(head, self.scope_V)
+            if detach:
+                weight, bias = weight.detach(), None if bias is None else bias.detach()
+            return self._after_head(nn.functional.linear(normed, weight, bias))
+        return self._after_head(functional_call(head, _detached(head), (normed,)) if detach else head(normed))
+
+    def in_scope(self, batch: Batch, rewards: Rewards | None) -> tuple[Batch, Rewards | None]:
+        """Targets and tokens as columns of the logits."""
+        if self.scope_V is None:
+            return batch, rewards
+        if rewards is not None:
+            column_NC = torch.searchsorted(self.scope_V, rewards.token_NC)
+            rewards = rewards._replace(token_NC=torch.where(rewards.token_NC >= 0, column_NC, -1))
+        return batch._replace(target_N=torch.searchsorted(self.scope_V, batch.target_N)), rewards
 
     def _chunk(
         self, loss: Loss, last_ND: Tensor, inner_KND: Tensor, target_N: Tensor, tokens: Any, values: Any
@@ -123,6 +178,8 @@ class SupervisedLM(nn.Module):
         ids = torch.arange(4, device=model.get_input_embeddings().weight.device)[None]
         expected = model(input_ids=ids).logits.float()
         last = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
+        if self.scope_V is not None:
+            expected = expected.index_select(-1, self.scope_V)
         found = self.phi(last.flatten(0, 1), last.new_zeros(0))[0].view_as(expected)
         model.train(was_training)
         scale = expected.abs().max().clamp(min=1e-3)

@@ -14,6 +14,7 @@ from ilrec_cli.lm.decode import beam_search, expand
 from ilrec_cli.lm.early_exit import early_exit
 from ilrec_cli.lm.exact import exact_scores
 from ilrec_cli.lm.examples import Catalogue, Layout
+from ilrec_cli.lm.heads import LayerHeads
 from ilrec_cli.lm.walk import Normalize
 from ilrec_cli.ranking import LISTED, Rankings, no_rankings, rank_in, top_k
 
@@ -32,9 +33,11 @@ class Ranker:
         normalize: Normalize = "vocab",
         length_penalty: float = 0.0,
         exit_layer: int | None = None,
+        heads: LayerHeads | None = None,
     ):
-        """`exit_layer`: rank with that layer's logits (eq. 2), running only the blocks up to it."""
-        self.model = model if exit_layer is None else early_exit(model, exit_layer)
+        """`exit_layer`: rank with that layer's logits (eq. 2), running only the blocks up to it; by its own head in `heads`."""
+        own = heads.of(exit_layer) if heads is not None and exit_layer is not None else None
+        self.model = model if exit_layer is None else early_exit(model, exit_layer, own)
         self.catalogue, self.layout = catalogue, layout
         self.beams = beams
         self.scoring: dict[str, Any] = {"normalize": normalize, "length_penalty": length_penalty}

@@ -50,8 +50,11 @@ class Updater:
         self.broken_step = torch.zeros((), dtype=torch.long, device=parallel.device)
         self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]
 
-    def update(self, rows: np.ndarray, rate: float, step: int) -> tuple[Terms, torch.Tensor]:
-        """(terms on this process, norm of the gradient) of update number `step`, counted from 1."""
+    def update(self, rows: np.ndarray, rate: float, step: int, *, logged: bool = False) -> tuple[Terms, torch.Tensor]:
+        """(terms on this process, norm of the gradient) of update number `step`, counted from 1.
+
+        `logged`: a log line follows, so the statistics of layers are taken too.
+        """
         parallel, settings = self.parallel, self.settings
         # Dropout depends on the seed, the step and the process alone: nothing to save, nothing to restore.
         torch.manual_seed((settings.seed * 1_000_003 + step - 1) * 4096 + parallel.rank)
@@ -64,7 +67,7 @@ class Updater:
         total = Terms()
         for index, part in enumerate(parts):
             batch = self.source.batch(part) if len(part) else _unsupervised(self.source.batch(rows[:1]))
-            total = total + self._backward(batch, count, last=index == len(parts) - 1)
+            total = total + self._backward(batch, count, last=index == len(parts) - 1, logged=logged)
         if parallel.world == 1 and step == 1:
             self._check_counts(total, count)
         norm = self._clip(sum(weight * total.losses[name][0] for name, weight in self.weights.items()), step)
@@ -72,14 +75,14 @@ class Updater:
         self.optimizer.zero_grad()
         return total, norm
 
-    def _backward(self, batch: Batch, count: int, *, last: bool) -> Terms:
+    def _backward(self, batch: Batch, count: int, *, last: bool, logged: bool) -> Terms:
         """Add the gradient of a micro-batch."""
         parallel = self.parallel
         batch = batch.to(parallel.device)
         rewards = self.rewards(batch) if self.rewards else None
         with parallel.accumulating(last=last):
             with parallel.autocast():
-                terms = parallel.module(batch, self.loss, rewards, self.settings.loss_chunk)
+                terms = parallel.module(batch, self.loss, rewards, self.settings.loss_chunk, logged)
             loss_sum = sum(weight * terms.losses[name][0] for name, weight in self.weights.items() if weight)
             (loss_sum * parallel.world / count).backward()  # processes' gradients are averaged
         return terms.detach()

@@ -19,9 +19,11 @@ class Evaluate(OnUsers):
     ] = ()
     split: Annotated[Literal["test", "valid"], "which held-out items", DATA] = "test"
     beams: Annotated[int, "beams of the search over identifiers", MODEL] = 20
-    normalize: Annotated[Literal["vocab", "ids", "trie"], "what a step's probabilities sum to one over", MODEL] = (
-        "vocab"
-    )
+    normalize: Annotated[
+        Literal["vocab", "ids", "trie"] | None,
+        "what a step's probabilities sum to one over [as trained: ids with train --vocab-scope ids, else vocab]",
+        MODEL,
+    ] = None
     exit_layer: Annotated[
         str | None, "rank with the logits of this layer (1 is the first), or with each in turn: all [the last]", MODEL
     ] = None

@@ -22,9 +22,11 @@ class OpenModel(Common):
     beams: Annotated[
         int, "beams of the search over identifiers; as many as items are asked for, if those are more", MODEL
     ] = 20
-    normalize: Annotated[Literal["vocab", "ids", "trie"], "what a step's probabilities sum to one over", MODEL] = (
-        "vocab"
-    )
+    normalize: Annotated[
+        Literal["vocab", "ids", "trie"] | None,
+        "what a step's probabilities sum to one over [as trained: ids with train --vocab-scope ids, else vocab]",
+        MODEL,
+    ] = None
     batch_size: Annotated[int, "histories that the model sees at a time", Control, RUN] = 64
     device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the model", RUN] = "float32"

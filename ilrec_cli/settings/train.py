@@ -60,6 +60,14 @@ class Train(OnUsers):
         "last: a prompt per target; all: a sequence per user, supervised at every item [all for tiny backbones]",
         DATA,
     ] = "auto"
+    vocab_scope: Annotated[
+        Literal["vocab", "ids"],
+        "what predictions are a softmax over: the whole vocabulary, or the tokens of identifiers and the end token",
+        MODEL,
+    ] = "vocab"
+    probe_layers: Annotated[
+        tuple[str, ...], "log the cross-entropy of these layers: numbers from 1, or all", Control, RUN
+    ] = ()
     ids: Annotated[str | None, "item identifiers: name or folder [the only ones]", Control, DATA] = None
     cf: Annotated[str | None, "reward model of ILRec: name or folder [the only trained one]", Control, DATA] = None
     epochs: Annotated[int, "passes over the training data at most", OPTIMISER] = 5

@@ -77,7 +77,9 @@ def opened(config: OpenModel, model: Artifact, kind: str, data: Artifact) -> Eng
 def card(config: OpenModel, model: Artifact, kind: str, data: Artifact) -> dict[str, Any]:
     """A model in facts; no path of the machine is among them."""
     statistics, made = data.json("card.json"), model.config
-    search = {"beams": config.beams, "normalize": config.normalize, "dtype": config.dtype}
+    search: dict[str, Any] = {"beams": config.beams, "dtype": config.dtype}
+    if kind == "run":
+        search["normalize"] = _models.trained_scope(model, config.normalize)
     return {
         "run": model.name,
         "kind": kind,

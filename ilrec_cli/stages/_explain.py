@@ -17,7 +17,8 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.histories import Sequences
 from ilrec_cli.lm import backbone
 from ilrec_cli.lm.examples import Examples
-from ilrec_cli.lm.model import SupervisedLM
+from ilrec_cli.lm.heads import open_heads
+from ilrec_cli.lm.model import Rewards, SupervisedLM, final_norm
 from ilrec_cli.lm.rank import Ranker
 
 SHOWN = 6  # tokens a step: as many by the last layer's probability, and as many by their penalty
@@ -32,12 +33,16 @@ class Trained(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """Of every step: the last layer's and the candidate layers' logits, the path's token, the tokens that go on."""
+    """Of every step: the last layer's and the candidate layers' logits, the path's token, the tokens that go on.
+
+    Tokens are columns of the logits; `token_V` says which token a column is.
+    """
 
     final_NV: Tensor
     inner_KNV: Tensor
     target_N: Tensor
     child_NC: Tensor
+    token_V: Tensor
 
 
 def explain(ranker: Ranker, run: Artifact, history_T: np.ndarray, item: int) -> dict[str, Any]:
@@ -48,9 +53,9 @@ def explain(ranker: Ranker, run: Artifact, history_T: np.ndarray, item: int) -> 
     and 5, with the item's token in the place of the target) and its weight in the penalty (eq. 6).
     """
     trained = _trained(ranker, run)
-    logits = _logits(ranker, history_T, item, trained.layers)
-    tokenizer = backbone.saved_tokenizer(run.path / "model")
-    steps = _steps(logits, trained, tokenizer)
+    logits = _logits(ranker, run, history_T, item, trained.layers)
+    names = backbone.saved_tokenizer(run.path / "model").convert_ids_to_tokens(logits.token_V.tolist())
+    steps = _steps(logits, trained, names)
     alpha = trained.options.alpha if trained.loss is not None else None
     return {"layers": list(trained.layers), "alpha": alpha, "steps": steps}
 
@@ -71,15 +76,21 @@ def _trained(ranker: Ranker, run: Artifact) -> Trained:
 
 
 @torch.inference_mode()
-def _logits(ranker: Ranker, history_T: np.ndarray, item: int, layers: tuple[int, ...]) -> Logits:
-    """One pass over the prompt and the item's path, as in training."""
+def _logits(ranker: Ranker, run: Artifact, history_T: np.ndarray, item: int, layers: tuple[int, ...]) -> Logits:
+    """One pass over the prompt and the item's path, as in training: with its heads of layers, in its scope."""
     sequence = Sequences(np.append(history_T, item), np.array([0, len(history_T) + 1]))
     user, end = np.array([0]), np.array([len(history_T)])
     examples = Examples.per_target(sequence, user, end, len(history_T), ranker.catalogue, ranker.layout)
     batch = examples.batch(np.array([0])).to(ranker.device)
-    model = SupervisedLM(ranker.model, layers).eval()
-    final_NV, inner_KNV = model.phi(*model.hidden(batch))
-    return Logits(final_NV, inner_KNV, batch.target_N, ranker.trie.children(batch.node_N)[0])
+    heads = open_heads(run.path, final_norm(backbone.causal_lm(ranker.model)))
+    scope_V = ranker.trie.tokens() if run.config.get("vocab_scope") == "ids" else None
+    model = SupervisedLM(ranker.model, layers, layer_heads=heads, scope_V=scope_V).to(ranker.device).eval()
+    last_ND, inner_KND, _ = model.hidden(batch)
+    final_NV, inner_KNV = model.phi(last_ND, inner_KND)
+    batch, rewards = model.in_scope(batch, Rewards(ranker.trie.children(batch.node_N)[0], None))
+    assert rewards is not None
+    token_V = torch.arange(final_NV.shape[1], device=ranker.device) if scope_V is None else scope_V
+    return Logits(final_NV, inner_KNV, batch.target_N, rewards.token_NC, token_V)
 
 
 class Views(NamedTuple):
@@ -94,7 +105,7 @@ class Views(NamedTuple):
 
 def _views(logits: Logits, trained: Trained) -> Views:
     """Probabilities, V_N and w_v by the run's own equations."""
-    final_NV, inner_KNV, target_N, child_NC = logits
+    final_NV, inner_KNV, target_N, child_NC, _ = logits
     negative_NV, weight_NV = torch.zeros_like(final_NV, dtype=torch.bool), torch.zeros_like(final_NV)
     ensemble_NV = inner_KNV.mean(0) if len(inner_KNV) else final_NV
     if trained.loss is not None:
@@ -106,14 +117,14 @@ def _views(logits: Logits, trained: Trained) -> Views:
     return Views(final, layers, ensemble, negative_NV, weight_NV)
 
 
-def _steps(logits: Logits, trained: Trained, tokenizer: Any) -> list[dict[str, Any]]:
+def _steps(logits: Logits, trained: Trained, names: list[str]) -> list[dict[str, Any]]:
     views, steps = _views(logits, trained), []
     for n, target in enumerate(logits.target_N.tolist()):
         children = logits.child_NC[n][logits.child_NC[n] >= 0]
         shown = _shown(views.final_NV[n], views.weight_NV[n], views.negative_NV[n], children, target)
         rows = [
             {
-                "token": tokenizer.convert_ids_to_tokens(token),
+                "token": names[token],
                 "chosen": token == target,
                 "continues": bool((children == token).any()),
                 **_looks(views, trained, n, token),
@@ -121,7 +132,7 @@ def _steps(logits: Logits, trained: Trained, tokenizer: Any) -> list[dict[str, A
             for token in shown
         ]
         steps.append({
-            "step": n + 1, "chosen": tokenizer.convert_ids_to_tokens(target), "candidates": len(children),
+            "step": n + 1, "chosen": names[target], "candidates": len(children),
             "negatives": int(views.negative_NV[n].sum()) if trained.loss is not None else None, "tokens": rows,
         })  # fmt: skip
     return steps

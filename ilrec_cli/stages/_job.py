@@ -16,12 +16,13 @@ from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
-from ilrec_cli.lm import backbone, prompts
+from ilrec_cli.lm import backbone, layer_probe, prompts
 from ilrec_cli.lm.adapters import Lora
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.examples import Batch, Catalogue, Examples, Layout
+from ilrec_cli.lm.heads import LayerHeads
 from ilrec_cli.lm.loop import Job
-from ilrec_cli.lm.model import Rewards, SupervisedLM
+from ilrec_cli.lm.model import Rewards, SupervisedLM, final_norm
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.sharding import Parallel
@@ -65,7 +66,8 @@ def prepare(task: Task, folder: Path) -> Prepared:
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     layout = _models.new_layout(settings.targets, opened.tokenizer)
     examples = _examples(settings, data, items, layout)
-    parallel = Parallel(_supervised(task, opened), accelerator, shard=settings.shard, dtype=settings.dtype)
+    model = _supervised(task, opened, items)
+    parallel = Parallel(model, accelerator, shard=settings.shard, dtype=settings.dtype)
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
         scorer = _models.open_cf(task.parents["cf"], data, accelerator.device) if "cf" in task.parents else None
@@ -109,9 +111,11 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
         size = max(1, CHUNK_SCORES // trie.items)
         parts = []
         for start in range(0, max(len(batch.history_MT), 1), size):
-            prob_MI = scorer.scores(batch.history_MT[start : start + size]).softmax(1, dtype=torch.float64)
+            # Put in the trie's order while they are float32: half the bytes of the probabilities.
+            score_MI = scorer.scores(batch.history_MT[start : start + size]).index_select(1, trie.order)
+            prob_MI = score_MI.softmax(1, dtype=torch.float64)
             chosen = (batch.event_N >= start) & (batch.event_N < start + size)  # events are in ascending order
-            parts.append(trie.child_mass(batch.node_N[chosen], batch.event_N[chosen] - start, prob_MI))
+            parts.append(trie.child_mass(batch.node_N[chosen], batch.event_N[chosen] - start, prob_MI, ordered=True))
         width = max(token_NC.shape[1] for token_NC, _ in parts)
         token_NC, value_NC = (
             torch.cat([F.pad(part, (0, width - part.shape[1]), value=fill) for part in column])
@@ -162,13 +166,22 @@ def _texts(data: Artifact) -> list[str]:
     return prompts.all_text() + [text for column in columns for text in column if text]
 
 
-def _supervised(task: Task, opened: Backbone) -> SupervisedLM:
+def _supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
+    settings, options = task.settings, task.options
+    inner = backbone.causal_lm(opened.model)
+    depth = inner.config.get_text_config().num_hidden_layers
     layers: tuple[int, ...] = ()
     if "inner_layers" in task.needs:
-        depth = backbone.causal_lm(opened.model).config.get_text_config().num_hidden_layers
-        layers = plugins.part(task.method, "layers").resolve_layers(task.options.layers, depth, task.settings.seed)
-    detach = bool(layers) and task.options.detach_head
-    model = SupervisedLM(opened.model, layers, detach_head=detach, dropout=task.settings.dropout)
+        layers = plugins.part(task.method, "layers").resolve_layers(options.layers, depth, settings.seed)
+    heads = None
+    if layers and options.layer_head == "separate":
+        heads = LayerHeads(layers, final_norm(inner), options.layer_head_rank, settings.seed)
+    model = SupervisedLM(
+        opened.model, layers, dropout=settings.dropout, layer_heads=heads,
+        detach_head=bool(layers) and options.detach_head,
+        scope_V=items.trie.tokens() if settings.vocab_scope == "ids" else None,
+    )  # fmt: skip
+    model.probed_layers = layer_probe.resolve(settings.probe_layers, depth)
     model.check_phi()
     return model
 
@@ -207,7 +220,10 @@ def _validation(
     mine = chosen[parallel.rank :: parallel.world]
 
     def rank() -> Rankings:
-        ranker = Ranker(parallel.model.backbone, items, layout, popularity, beams=settings.valid_beams)
+        ranker = Ranker(
+            parallel.model.backbone, items, layout, popularity, beams=settings.valid_beams,
+            normalize=settings.vocab_scope,
+        )  # fmt: skip
         return ranker.rank_events(sequences, user[mine], end[mine], max_history, batch_size=VALIDATION_BATCH)
 
     def validate() -> dict[str, float]:

@@ -14,6 +14,8 @@ from ilrec_cli.cf._common import Facts
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone, prompts
 from ilrec_cli.lm.examples import Catalogue, Layout
+from ilrec_cli.lm.heads import open_heads
+from ilrec_cli.lm.model import final_norm
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.tokenizer import text_paths
 from ilrec_cli.lm.walk import Normalize
@@ -74,9 +76,20 @@ def new_layout(targets: str, tokenizer: Any) -> Layout:
     return Layout.stream(tokenizer) if targets == "all" else Layout.prompt(tokenizer, prompts.NEXT_ITEM[0])
 
 
+def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:
+    """Over what probabilities are to sum to one: as asked, or as trained; `UserError` where that was never trained."""
+    trained: Normalize = run.config.get("vocab_scope", "vocab")
+    if asked == "vocab" and trained == "ids":
+        raise UserError(
+            f"--normalize vocab: '{run.name}' was trained with --vocab-scope ids, so its other tokens have no trained "
+            "logits. Use --normalize ids or trie"
+        )
+    return asked or trained
+
+
 def open_ranker(
     run: Artifact, ids: Artifact, data: Artifact, *, device: torch.device, dtype: torch.dtype, beams: int,
-    normalize: Normalize = "vocab", exit_layer: int | None = None,
+    normalize: Normalize | None = None, exit_layer: int | None = None,
 ) -> Ranker:  # fmt: skip
     """A trained language model with its catalogue and layout."""
     opened = backbone.open_saved(run.path / "model", dtype)
@@ -84,4 +97,8 @@ def open_ranker(
     layout = Layout.from_dict(run.json("layout.json"))
     popularity: np.ndarray = _inputs.training_popularity(data)
     model = opened.model.to(device).eval()
-    return Ranker(model, items, layout, popularity, beams=beams, normalize=normalize, exit_layer=exit_layer)
+    heads = None if exit_layer is None else open_heads(run.path, final_norm(backbone.causal_lm(model)))
+    return Ranker(
+        model, items, layout, popularity, beams=beams, normalize=trained_scope(run, normalize), exit_layer=exit_layer,
+        heads=heads,
+    )  # fmt: skip

@@ -87,7 +87,7 @@ class Recommender:
     @classmethod
     def load(
         cls, run: str | Path, *, dataset: str | None = None, work: str | Path = "ilrec-work",
-        data: str | Path | None = None, beams: int = 20, normalize: Literal["vocab", "ids", "trie"] = "vocab",
+        data: str | Path | None = None, beams: int = 20, normalize: Literal["vocab", "ids", "trie"] | None = None,
         device: str = "auto", dtype: Literal["float32", "bfloat16"] = "float32", batch_size: int = 64,
     ) -> Recommender:  # fmt: skip
         """A model by its folder (`ilrec-work/Instruments/runs/ilrec`, or `.../cf/sasrec`), or by name with `dataset`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ilrec_cli.metrics import KS, REPORTED
 from ilrec_cli.ranking import LISTED
 from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
-from ilrec_cli.stages import _chunks, _evaluation, _inputs, _protocol, _rankers, _workers
+from ilrec_cli.stages import _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _workers
 from ilrec_cli.stages._evaluation import Plan
 from ilrec_cli.stages._workers import Workers
 
@@ -93,6 +94,7 @@ def _language(
 ) -> tuple[Found, list[Found], Found]:
     """(the last layer's or the chosen layer's metrics, a row for each of --exit-layer all, beams against all scores)."""
     ids = _inputs.ids_of_run(config, model, data)
+    config = replace(config, normalize=_models.trained_scope(model, config.normalize))
 
     def evaluated(rules: dict[str, Any], searched: Path | None = None) -> tuple[Plan, Found]:
         plan = Plan(model, data, rules, "run", _ks(config), config.batch_size, config.overwrite,

@@ -47,8 +47,12 @@ def run(config: Train) -> dict[str, Any]:
         parallel.unshard_for_saving()
         if parallel.main:
             shutil.rmtree(folder / "model", ignore_errors=True)
+            model = parallel.model
             backbone.save(prepared.backbone, folder / "model")
-            artifacts.write_json(folder / "layout.json", prepared.examples.layout.as_dict())
+            layers = {"candidate_layers": list(model.inner_layers)} if model.inner_layers else {}
+            artifacts.write_json(folder / "layout.json", prepared.examples.layout.as_dict() | layers)
+            if model.layer_heads is not None:
+                model.layer_heads.save(folder)
             _run_folder.finish(folder, task)
         parallel.wait()
     console.say(

@@ -92,6 +92,31 @@ def test_alone_in_company_and_padded_the_scores_are_the_same(name: str) -> None:
         torch.testing.assert_close(model.scores(torch.tensor([row]))[0], together[place], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gru4rec", "sasrec"])
+def test_histories_of_successive_targets_are_encoded_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that the next one continues is read off that one; what looks alike but does not continue it is not."""
+    model = build(name)
+    rows: list[list[int]] = [
+        [],
+        [3],
+        [3, 4],
+        [3, 4, 5],
+        [4, 5, 6],
+        [4, 5, 6, 7],
+        [4, 5, 6, 7],
+        [9, 5, 6, 7, 8],
+        [],
+        [1, 2],
+    ]
+    history = torch.tensor([row + [-1] * (LONGEST - len(row)) for row in rows])
+    alone = torch.cat([model.scores(row[None]) for row in history])
+    encoded: list[int] = []
+    encode = model._encode
+    monkeypatch.setattr(model, "_encode", lambda item_BT: encoded.append(len(item_BT)) or encode(item_BT))
+    torch.testing.assert_close(model.scores(history), alone, rtol=1e-5, atol=1e-6)
+    assert encoded == [6], "[3, 4, 5], [4, 5, 6, 7] twice, [9, ...], [] and [1, 2]"
+
+
 @pytest.mark.parametrize("name", plugins.names("cf"))
 def test_an_empty_history_has_scores_that_no_item_of_the_padding_decides(name: str) -> None:
     model = build(name)

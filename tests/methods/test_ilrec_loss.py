@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,103 +11,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ilrec_oracle import CHILDREN, POSITIONS, STATISTICS, TERMS, VOCABULARY, World, oracle
 from torch import Tensor
 
 from ilrec_cli.methods.ilrec import Config
-from ilrec_cli.methods.ilrec.loss import ilrec_terms
+from ilrec_cli.methods.ilrec.loss import distillation, ilrec_terms
 from ilrec_cli.methods.sft.loss import sft_terms
-
-POSITIONS, VOCABULARY, LAYERS, CHILDREN = 7, 11, 3, 5
-
-
-class World:
-    """Random logits, targets and rewards; `y` is always among the reward tokens of its position."""
-
-    def __init__(self, seed: int = 0, layers: int = LAYERS, dtype: torch.dtype = torch.float64):
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64).mul(2).to(dtype)
-
-        self.final = draw(POSITIONS, VOCABULARY).requires_grad_()
-        self.inner = draw(layers, POSITIONS, VOCABULARY).requires_grad_()
-        self.target = torch.randint(VOCABULARY, (POSITIONS,), generator=generator)
-        self.tokens = torch.full((POSITIONS, CHILDREN), -1)
-        self.rewards = torch.zeros(POSITIONS, CHILDREN, dtype=torch.float64)
-        for n in range(POSITIONS - 1):  # the last position has no rewards
-            size = 1 + n % CHILDREN
-            others = [v for v in torch.randperm(VOCABULARY, generator=generator).tolist() if v != self.target[n]]
-            chosen = sorted([self.target[n].item(), *others[: size - 1]])
-            self.tokens[n, :size] = torch.tensor(chosen)
-            self.rewards[n, :size] = torch.rand(size, generator=generator, dtype=torch.float64).softmax(0)
-
-    def terms(self, config: Config) -> Any:
-        return ilrec_terms(
-            self.final, self.inner, self.target,
-            config=config, reward_tokens_NC=self.tokens, reward_values_NC=self.rewards,
-        )  # fmt: skip
-
-
-def softmax(values: list[float]) -> list[float]:
-    top = max(values)
-    exps = [math.exp(value - top) for value in values]
-    return [value / sum(exps) for value in exps]
-
-
-def layer_weights(layers: list[list[float]], ensemble: str) -> list[float]:
-    probs = [softmax(layer) for layer in layers]
-    if ensemble == "mean":
-        raw = [1.0] * len(layers)
-    elif ensemble == "max_prob":
-        raw = [max(prob) for prob in probs]
-    elif ensemble == "variance":
-        means = [sum(layer) / len(layer) for layer in layers]
-        raw = [sum((x - mean) ** 2 for x in layer) / len(layer) for layer, mean in zip(layers, means, strict=True)]
-    else:
-        raw = softmax([sum(p * math.log(p) for p in prob) for prob in probs])
-    return [value / sum(raw) for value in raw]
-
-
-def oracle(world: World, config: Config) -> dict[str, float]:
-    """Eqs. 2-8, 11 position by position, token by token."""
-    final, inner = world.final.detach().double().tolist(), world.inner.detach().double().tolist()
-    sums = dict.fromkeys(("cpo", "cpd", "crr", "ce", "crr_tokens", "negatives"), 0.0)
-    for n, y in enumerate(world.target.tolist()):
-        layers = [layer[n] for layer in inner]
-        if config.negatives_from == "final":
-            p_hat = final[n]
-        else:
-            shares = layer_weights(layers, config.ensemble)
-            p_hat = [sum(a * layer[v] for a, layer in zip(shares, layers, strict=True)) for v in range(VOCABULARY)]
-        prob = softmax(p_hat)
-        children = {t: r for t, r in zip(world.tokens[n].tolist(), world.rewards[n].tolist(), strict=True) if t >= 0}
-        tau = config.alpha * prob[y]
-        negatives = [v for v in range(VOCABULARY) if v != y and prob[v] >= tau]
-        if config.negatives_scope == "trie":
-            negatives = [v for v in negatives if v in children]
-        weight = dict.fromkeys(range(VOCABULARY), 0.0)
-        if negatives:
-            inside = [(p_hat if config.weight_by == "logits" else prob)[v] for v in negatives]
-            weight |= dict(zip(negatives, softmax(inside), strict=True))
-        if config.penalty == "scale":
-            z = [final[n][v] * (1 + config.beta * weight[v]) for v in range(VOCABULARY)]
-        else:
-            z = [final[n][v] + config.beta * weight[v] * abs(final[n][v]) for v in range(VOCABULARY)]
-        sums["cpo"] -= math.log(softmax(z)[y])
-        q = softmax(final[n])
-        sums["ce"] -= math.log(q[y])
-        for layer in layers:
-            p = softmax(layer)
-            one, two = (p, q) if config.kl == "student_teacher" else (q, p)
-            sums["cpd"] += sum(a * math.log(a / b) for a, b in zip(one, two, strict=True))
-        sums["negatives"] += len(negatives)
-        if children:
-            members = [v for v in negatives if config.crr_scope == "all" or v in children] + [y]
-            labels = softmax([children.get(v, 0.0) for v in members])
-            sums["crr"] -= sum(label * math.log(q[v]) for label, v in zip(labels, members, strict=True))
-            sums["crr_tokens"] += 1
-    return sums
-
 
 DEFAULT = Config(alpha=0.8, beta=0.3)
 VARIANTS = {
@@ -137,6 +46,31 @@ def test_terms_equal_the_equations(name: str, seed: int) -> None:
     assert terms.tokens == POSITIONS
     assert terms.crr_tokens == expected["crr_tokens"] == POSITIONS - 1
     assert terms.stats["negatives"][0].item() == expected["negatives"]
+
+
+CHOICES = {
+    "ensemble": ("mean", "max_prob", "entropy", "variance"),
+    "negatives_from": ("ensemble", "final"),
+    "negatives_scope": ("vocab", "trie"),
+    "weight_by": ("logits", "probs"),
+    "penalty": ("scale", "shift"),
+    "kl": ("student_teacher", "teacher_student"),
+    "crr_scope": ("trie", "all"),
+}
+
+
+def test_every_combination_of_options_equals_the_equations() -> None:
+    """256 settings, with thresholds from "every token" to "almost none" and one to three layers in turn."""
+    for place, values in enumerate(product(*CHOICES.values())):
+        options: dict[str, Any] = dict(zip(CHOICES, values, strict=True))
+        config = Config(alpha=(0.0, 0.05, 0.8, 3.0)[place % 4], beta=0.3, **options)
+        world = World(place, layers=1 + place % 3)
+        terms, expected = world.terms(config), oracle(world, config)
+        for term in TERMS:
+            assert getattr(terms, term).item() == pytest.approx(expected[term], rel=1e-10), (term, config)
+        for name, count in STATISTICS.items():
+            found = [part.item() for part in terms.stats[name]]
+            assert found == pytest.approx([expected[name], expected[count]], rel=1e-10, abs=1e-12), (name, config)
 
 
 def test_the_oracle_tells_settings_apart() -> None:
@@ -194,8 +128,34 @@ def test_intermediate_layers_learn_through_cpd_alone_and_the_teacher_does_not() 
     assert torch.autograd.grad(terms.cpd, world.final, allow_unused=True)[0] is None
 
 
+@pytest.mark.parametrize("kl", ["student_teacher", "teacher_student"])
+def test_gradient_of_cpd_is_the_derived_one(kl: Any) -> None:
+    """p (log p/q - KL(p || q)) for student first, p - q for teacher first; q is constant."""
+    world = World(8)
+    (found,) = torch.autograd.grad(world.terms(replace(DEFAULT, kl=kl)).cpd, world.inner)
+    p, q = world.inner.detach().softmax(-1), world.final.detach().softmax(-1)
+    ratio = (p / q).log()
+    expected = p * (ratio - (p * ratio).sum(-1, keepdim=True)) if kl == "student_teacher" else p - q
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_of_crr_is_the_distribution_minus_the_soft_labels() -> None:
+    world, config = World(9), replace(DEFAULT, alpha=0.05)
+    (found,) = torch.autograd.grad(world.terms(config).crr, world.final)
+    p_hat = world.inner.detach().mean(0).softmax(-1)
+    expected = torch.zeros_like(found)
+    for n, y in enumerate(world.target.tolist()):
+        children = {t: r for t, r in zip(world.tokens[n].tolist(), world.rewards[n].tolist(), strict=True) if t >= 0}
+        members = [v for v in children if v == y or p_hat[n, v] >= config.alpha * p_hat[n, y]]
+        if children:
+            expected[n] = world.final.detach()[n].softmax(-1)
+            expected[n, members] -= torch.tensor([children[v] for v in members], dtype=torch.float64).softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kl", ["student_teacher", "teacher_student"])
 @pytest.mark.parametrize("term", ["cpo", "cpd", "crr"])
-def test_gradcheck(term: str) -> None:
+def test_gradcheck(term: str, kl: Any) -> None:
     world = World(5)
 
     def value(final: Tensor, inner: Tensor) -> Tensor:
@@ -205,12 +165,42 @@ def test_gradcheck(term: str) -> None:
         return getattr(terms, term)
 
     # Negatives from fixed logits: finite differences must not move a token across the threshold.
-    config = replace(DEFAULT, alpha=1e-9)
+    config = replace(DEFAULT, alpha=1e-9, kl=kl)
     fixed = world.inner.detach()
     if term == "cpd":
         assert torch.autograd.gradcheck(lambda inner: value(world.final.detach(), inner), (world.inner,))
     else:
         assert torch.autograd.gradcheck(lambda final: value(final, fixed), (world.final,))
+
+
+def plain_divergence(student: Tensor, teacher: Tensor, direction: str) -> Tensor:
+    """Eq. 8 by plain operations, which autograd differentiates."""
+    log_p = student.log_softmax(-1)
+    if direction == "student_teacher":
+        return (log_p.exp() * (log_p - teacher)).sum()
+    return (teacher.exp() * (teacher - log_p)).sum()
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(0, 10_000), st.sampled_from(["student_teacher", "teacher_student"]), st.sampled_from([0.1, 2.0, 30.0])
+)
+def test_divergence_and_its_gradient_are_those_of_plain_operations(seed: int, direction: Any, scale: float) -> None:
+    world = World(seed)
+    inner = (world.inner.detach() * scale).requires_grad_()
+    teacher = (world.final.detach() * scale).log_softmax(-1)
+    found = distillation(teacher, inner, replace(DEFAULT, kl=direction))
+    expected = plain_divergence(inner, teacher, direction)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    wanted, other = (torch.autograd.grad(3 * each, inner)[0] for each in (expected, found))
+    torch.testing.assert_close(other, wanted, rtol=1e-10, atol=1e-12)
+    assert wanted.abs().max() > 1e-6 * scale
+
+
+def test_a_distillation_of_weight_zero_is_measured_without_a_gradient() -> None:
+    world = World(8)
+    assert world.terms(DEFAULT).cpd.item() == world.terms(replace(DEFAULT, lambda_cpd=0.0)).cpd.item()
+    assert not world.terms(replace(DEFAULT, lambda_cpd=0.0)).cpd.requires_grad
 
 
 def test_chunks_add_up() -> None:
@@ -253,6 +243,8 @@ def test_shifting_logits() -> None:
     torch.testing.assert_close(one.crr, two.crr, rtol=1e-9, atol=0)
     assert torch.equal(one.stats["negatives"][0], two.stats["negatives"][0])
     assert abs(one.cpo.item() - two.cpo.item()) > 1e-3
+    plain = replace(DEFAULT, beta=0.0)
+    torch.testing.assert_close(world.terms(plain).cpo, moved.terms(plain).cpo, rtol=1e-9, atol=0)
 
 
 def test_empty_negatives_leave_cross_entropy_and_a_label_of_one() -> None:

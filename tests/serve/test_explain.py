@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Finished
+from conftest import TINY_LM, Finished
 
-from ilrec_cli import Recommender
+from ilrec_cli import Recommender, cli
 from ilrec_cli.stages import _engines
 
 
@@ -94,3 +94,28 @@ def test_the_command(trained: Path, ilrec: Callable[..., Finished]) -> None:
     line = ilrec(*common, "--run", "sft", "--explain", "--explain-item", f"{item}X").one_line()
     assert f"Did you mean '{item}'?" in line
     assert "belongs to --explain" in ilrec(*common, "--run", "sft", "--explain-item", item).one_line()
+
+
+def test_a_run_is_explained_in_its_scope_and_with_its_own_heads(trained: Path) -> None:
+    command = [
+        "train",
+        "--dataset",
+        "toy",
+        "--work",
+        str(trained),
+        "--quiet",
+        "--name",
+        "scoped",
+        "--vocab-scope",
+        "ids",
+    ]
+    cli.invoke([*command, "-o", "layer_head=separate", "-o", "negatives_scope=trie", *TINY_LM])
+    scoped = Recommender.load(trained / "toy" / "runs" / "scoped")
+    history = scoped.history(5)
+    (found,) = scoped.recommend([history], 3)
+    for each in found:
+        steps = scoped.explain(history, each.item)["steps"]
+        chosen = [token["final"] for step in steps for token in step["tokens"] if token["chosen"]]
+        assert len(chosen) == len(steps)
+        assert sum(map(math.log, chosen)) == pytest.approx(each.score, abs=1e-4)
+        assert all(token["continues"] for step in steps for token in step["tokens"]), "negatives are among the children"

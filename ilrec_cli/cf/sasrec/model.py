@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ilrec_cli.cf._common import Batch, Facts, at_last, at_targets, most_recent
+from ilrec_cli.cf._common import Batch, Facts, after_each, at_targets, most_recent
 from ilrec_cli.cf._losses import item_loss
 from ilrec_cli.cf._softmax import item_scores
 from ilrec_cli.cf._transformer import Block
@@ -34,7 +34,7 @@ class Model(nn.Module):
     def scores(self, history_BT: Tensor, user_B: Tensor | None = None) -> Tensor:
         """scores_BI after the last item of each history."""
         history_BT, length_B = most_recent(history_BT, self.max_history)
-        hidden_BD = at_last(self._encode(history_BT), length_B)
+        hidden_BD = after_each(self._encode, history_BT, length_B)
         return item_scores(hidden_BD, self.item.weight)
 
     def item_embeddings(self) -> Tensor:

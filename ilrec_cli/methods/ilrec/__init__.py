@@ -44,16 +44,21 @@ class Config:
         Literal["trie", "all"], "soft labels on negatives that continue an item, or on all (reward 0)"
     ] = "trie"
     layer_head: Annotated[
-        Literal["shared", "separate"], "head of the intermediate layers; only shared is available yet"
+        Literal["shared", "separate"], "intermediate layers use the model's norm and head, or have adapted ones each"
     ] = "shared"
+    layer_head_rank: Annotated[int, "rank of the adapters of separate heads"] = 8
     detach_head: Annotated[bool, "keep the distillation's gradient out of the shared norm and head"] = False
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "lambda_cpd", "mu_crr"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
-        if self.layer_head == "separate":
-            raise ValueError("layer_head = separate is not available in this version; use shared")
+        if self.layer_head_rank < 1:
+            raise ValueError(f"layer_head_rank is {self.layer_head_rank}, expected at least 1")
+        if self.layer_head == "separate" and not self.lambda_cpd:
+            raise ValueError("layer_head = separate is trained by the distillation alone: lambda_cpd must be above 0")
+        if self.layer_head == "separate" and self.detach_head:
+            raise ValueError("layer_head = separate never trains the shared head: leave detach_head out")
 
 
 def phases(config: Config) -> list[Phase]:

@@ -8,13 +8,16 @@ layers learn through CPD alone.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ilrec_cli.lm.terms import Terms
 from ilrec_cli.methods.ilrec import Config
+from ilrec_cli.methods.ilrec.statistics import Found, statistics
 
 
 def make_loss(config: Config) -> object:
@@ -48,18 +51,21 @@ def ilrec_terms(
         weight_NV = penalty_weights(ensemble_NV, negative_NV, config)
     cpo = F.cross_entropy(penalised(final_NV, weight_NV, config), target_N, reduction="sum")
     log_prob_NV = final_NV.log_softmax(-1)
-    cpd = distillation(log_prob_NV.detach(), inner_KNV, config)
+    cpd = distillation(log_prob_NV.detach(), inner_KNV if config.lambda_cpd else inner_KNV.detach(), config)
     crr, crr_count = collaborative_loss(log_prob_NV, negative_NV, target_N, reward_tokens_NC, reward_values_NC, config)
     ce = F.nll_loss(log_prob_NV.detach(), target_N, reduction="sum")
-    tokens = cpo.new_tensor(len(target_N))
+    tokens = cpo.new_full((), len(target_N))
     losses = {"cpo": (cpo, tokens), "cpd": (cpd, tokens), "crr": (crr, crr_count), "ce": (ce, tokens)}
-    return Terms(losses, _statistics(final_NV.detach(), negative_NV, tokens))
+    found = Found(final_NV.detach(), negative_NV, weight_NV, target_N)
+    return Terms(losses, statistics(found, reward_tokens_NC, reward_values_NC, config))
 
 
 def ensemble(inner_KNV: Tensor, config: Config) -> Tensor:
     """P-hat (eq. 3): the mean of the candidate layers' logits, or weighted per position (Table 10; forms are ours)."""
     if not len(inner_KNV) and (config.beta > 0 or config.mu_crr > 0):
         raise ValueError("negatives_from = ensemble needs at least one layer below the last")
+    if len(inner_KNV) == 1:
+        return inner_KNV[0]
     if config.ensemble == "mean":
         return inner_KNV.mean(0)
     log_prob_KNV = inner_KNV.log_softmax(-1)
@@ -78,24 +84,25 @@ def ensemble(inner_KNV: Tensor, config: Config) -> Tensor:
 def negatives(ensemble_NV: Tensor, target_N: Tensor, config: Config, allowed_NC: Tensor | None) -> Tensor:
     """V_N (eq. 4, 5) as a mask: tokens other than y with p-hat(v) >= alpha p-hat(y).
 
-    Compared as logits, P-hat(v) - P-hat(y) >= log alpha: the same set, without the underflow of tiny probabilities.
+    Compared as logits, P-hat(v) >= P-hat(y) + log alpha: the same set, without the underflow of tiny probabilities.
     """
     target_N1 = target_N[:, None]
     log_alpha = math.log(config.alpha) if config.alpha > 0 else -math.inf
-    negative_NV = ensemble_NV - ensemble_NV.gather(1, target_N1) >= log_alpha
+    negative_NV = ensemble_NV >= ensemble_NV.gather(1, target_N1) + log_alpha
     if config.negatives_scope == "trie":
         if allowed_NC is None:
             raise ValueError("negatives_scope = trie needs the tokens that continue an item at every position")
-        negative_NV = negative_NV & _as_mask(allowed_NC, negative_NV.shape[1])
-    return negative_NV.scatter(1, target_N1, False)
+        negative_NV &= _as_mask(allowed_NC, negative_NV.shape[1])
+    return negative_NV.scatter_(1, target_N1, False)
 
 
 def penalty_weights(ensemble_NV: Tensor, negative_NV: Tensor, config: Config) -> Tensor:
     """w_v (eq. 6): softmax over V_N of P-hat, that is, p-hat renormalised over V_N; 0 outside, and where V_N is empty."""
     value_NV = ensemble_NV if config.weight_by == "logits" else ensemble_NV.softmax(-1)
-    # The lowest finite value, not -inf: a row without negatives would be NaN before it is masked.
-    value_NV = value_NV.masked_fill(~negative_NV, torch.finfo(value_NV.dtype).min)
-    return value_NV.softmax(-1).masked_fill(~negative_NV, 0.0)
+    # Of the lowest finite value softmax makes exactly 0, except in a row without negatives, which is zeroed as a whole.
+    # (Not -inf, of which such a row would be NaN; and no second mask, which on a CPU costs more than the softmax.)
+    value_NV = torch.where(negative_NV, value_NV, torch.finfo(value_NV.dtype).min)
+    return value_NV.softmax(-1).mul_(negative_NV.sum(1, keepdim=True) > 0)
 
 
 def penalised(final_NV: Tensor, weight_NV: Tensor, config: Config) -> Tensor:
@@ -112,10 +119,35 @@ def distillation(teacher_NV: Tensor, inner_KNV: Tensor, config: Config) -> Tenso
     """
     if not len(inner_KNV):
         return teacher_NV.new_zeros(())
-    student_KNV = inner_KNV.log_softmax(-1)
-    if config.kl == "student_teacher":
-        return (student_KNV.exp() * (student_KNV - teacher_NV)).sum()
-    return (teacher_NV.exp() * (teacher_NV - student_KNV)).sum()
+    total: Tensor = _Divergence.apply(inner_KNV, teacher_NV, config.kl == "student_teacher")  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Divergence(torch.autograd.Function):
+    """KL(p || q) or KL(q || p) of p = softmax(student) and a constant q, with the gradient in closed form.
+
+    d KL(p || q) / d student_v = p_v (log p_v / q_v - KL), d KL(q || p) / d student_v = p_v - q_v: one buffer is kept in
+    place of the four of plain operations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student_KNV: Tensor, teacher_NV: Tensor, student_first: bool) -> Tensor:
+        # Not the exponential of the logarithms: on a CPU a fused softmax takes less time.
+        prob_KNV, ratio_KNV = student_KNV.softmax(-1), student_KNV.log_softmax(-1).sub_(teacher_NV)
+        if student_first:
+            kl_KN1 = torch.linalg.vecdot(prob_KNV, ratio_KNV)[:, :, None]
+            gradient_KNV = prob_KNV.mul_(ratio_KNV.sub_(kl_KN1))
+        else:
+            kl_KN1 = -torch.linalg.vecdot(teacher_NV.exp(), ratio_KNV)[:, :, None]
+            gradient_KNV = prob_KNV.sub_(teacher_NV.exp())
+        ctx.save_for_backward(gradient_KNV)
+        return kl_KN1.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (gradient_KNV,) = ctx.saved_tensors
+        return gradient_KNV * grad, None, None
 
 
 def collaborative_loss(
@@ -134,7 +166,7 @@ def collaborative_loss(
     if token_NC is None or reward_NC is None:
         return log_prob_NV.new_zeros(()), log_prob_NV.new_zeros(())
     real_NC, token_NC = token_NC >= 0, token_NC.clamp(min=0)
-    has_N = real_NC.any(1)
+    has_N = real_NC.sum(1) > 0
     if config.crr_scope == "all":
         reward_NV = torch.zeros_like(log_prob_NV).scatter_add(1, token_NC, reward_NC.to(log_prob_NV.dtype) * real_NC)
         in_H = negative_NV.scatter(1, target_N[:, None], True)
@@ -154,18 +186,6 @@ def collaborative_loss(
 def _soft_label_loss(log_prob: Tensor, reward: Tensor, in_H: Tensor) -> Tensor:
     label = reward.masked_fill(~in_H, torch.finfo(reward.dtype).min).softmax(-1)
     return -(label * log_prob).masked_fill(~in_H, 0.0).sum(-1)
-
-
-def _statistics(final_NV: Tensor, negative_NV: Tensor, tokens: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """How the negatives look: their number, positions without any, and those whose logit is below zero."""
-    size_N = negative_NV.sum(1)
-    total = size_N.sum().to(tokens.dtype)
-    below_zero = (negative_NV & (final_NV < 0)).sum().to(tokens.dtype)
-    return {
-        "negatives": (total, tokens),
-        "no_negatives": ((size_N == 0).sum().to(tokens.dtype), tokens),
-        "negative_logits": (below_zero, total),
-    }
 
 
 def _as_mask(token_NC: Tensor, vocabulary: int) -> Tensor:

@@ -21,4 +21,4 @@ def make_loss(config: Config) -> object:
 def sft_terms(final_NV: Tensor, target_N: Tensor) -> Terms:
     """Sum of -log softmax(P^L)_y over the positions (eq. 1)."""
     ce = F.cross_entropy(final_NV, target_N, reduction="sum")
-    return Terms({"ce": (ce, ce.new_tensor(len(target_N)))})
+    return Terms({"ce": (ce, ce.new_full((), len(target_N)))})
