@@ -8,16 +8,15 @@ What one device holds at the worst moment of an update, by kind:
     casts        copies of weights in the format of the pass (autocast keeps them until the pass is over)
     activations  what the blocks' forward pass leaves for its backward pass
     logits       what head and loss make from it: (k + 1) N V numbers, in as many forms as the loss needs
-    working      made in the backward pass: gradients on their way, recomputed activations
+    working      made in the backward pass: gradients on their way, recomputed activations; the batch itself
+    exchange     of several devices: buckets of gradients, or weights that are fetched from shards
 
-All but the last two lines of `Budget` come from following the step; what follows from the number of devices is a formula.
+All but the last line comes from following the step; what follows from the number of devices is a formula.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ from ilrec_cli.lm.live import LiveBytes
 from ilrec_cli.lm.model import Loss, Rewards, SupervisedLM, decoder
 from ilrec_cli.lm.terms import Terms
 
-KINDS = ("weights", "optimiser", "gradients", "casts", "activations", "logits", "working")
+KINDS = ("weights", "optimiser", "gradients", "casts", "activations", "logits", "working", "exchange")
 MOMENTS = 2  # of AdamW, in the format of the weights
 
 
@@ -134,6 +133,7 @@ def measure(model: SupervisedLM, shape: Shape, how: Pass, mode: FakeTensorMode) 
     finally:
         for handle in handles:
             handle.remove()
+    live.peak["working"] += live.peak.pop("batch", 0)
     return Budget(
         peak=Counter({kind: size for kind, size in live.peak.items() if size}),
         trained=sum(parameter.numel() * parameter.element_size() for parameter in trained),
