@@ -31,6 +31,7 @@ from ilrec_cli.lm.model import Loss, Rewards, SupervisedLM, decoder
 from ilrec_cli.lm.terms import Terms
 
 KINDS = ("weights", "optimiser", "gradients", "casts", "activations", "logits", "working", "exchange")
+SHARDED = ("weights", "optimiser", "gradients")
 MOMENTS = 2  # of AdamW, in the format of the weights
 
 
@@ -87,7 +88,7 @@ class Budget:
         moment; of the blocks, one is at work while the next is fetched. Gradients leave as they come, in the format of
         the pass and then as float32 for their sum: the root's with the last block's.
         """
-        kept = Counter({kind: -(-self.peak[kind] // world) for kind in ("weights", "optimiser", "gradients")})
+        kept = Counter({kind: -(-self.peak[kind] // world) for kind in SHARDED})
         fetched = self.width * (self.root + 2 * self.block)
         leaving = (self.width * (self.root + self.block) + 4 * max(self.root, self.block)) if self.trained else 0
         passing = Counter({kind: self.peak[kind] for kind in ("activations", "logits", "working")})
@@ -111,9 +112,9 @@ def without_data(model: Any, mode: FakeTensorMode) -> Any:
     return model
 
 
-def measure(model: SupervisedLM, shape: Shape, how: Pass, mode: FakeTensorMode) -> Budget:
-    """The memory of one update; `model` comes from `without_data`."""
-    live = LiveBytes()
+def measure(model: SupervisedLM, shape: Shape, how: Pass, mode: FakeTensorMode, shards: int = 1) -> Budget:
+    """The memory of one update; `model` comes from `without_data`. With shards the worst moment is that of one of them."""
+    live = LiveBytes(dict.fromkeys(SHARDED, 1 / shards) | ({"casts": 0.0} if shards > 1 else {}))
     trained = list(checkpoint.trainable(model).values())
     handles = _follow(live, model, trained)
     try:

@@ -19,12 +19,15 @@ from torch.utils._pytree import tree_leaves
 class LiveBytes(TorchDispatchMode):
     """Counts the storages that operations make inside the block until they are freed, under the kind of the moment.
 
-    `now` and `peak` are bytes by kind: live ones, and those at the moment when most were live. Views and operations in
-    place make nothing. Buffers inside a kernel are not seen.
+    `now` and `peak` are bytes by kind: live ones, and those at the moment when most were live. `shares` says how much of a
+    kind counts for "most" (a device that holds a shard); 1 where it says nothing. Views and operations in place make
+    nothing. Buffers inside a kernel are not seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shares: dict[str, float] | None = None) -> None:
         super().__init__()
+        self.shares = shares or {}
+        self._most = 0.0
         self.kind = "other"
         self.now: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
@@ -35,8 +38,9 @@ class LiveBytes(TorchDispatchMode):
         cast = func is torch.ops.aten._to_copy.default and self._kinds.get(_key(args[0])) == "weights"
         for tensor in _tensors(result):
             self._count(tensor, "casts" if cast else self.kind)
-        if self.now.total() > self.peak.total():
-            self.peak = self.now.copy()
+        total = sum(size * self.shares.get(kind, 1.0) for kind, size in self.now.items())
+        if total > self._most:
+            self._most, self.peak = total, self.now.copy()
         return result
 
     def adopt(self, tensors: Iterator[torch.Tensor], kind: str) -> None:

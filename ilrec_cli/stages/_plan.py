@@ -137,8 +137,10 @@ def estimate(task: Task, found: Traffic) -> Estimate:
         accumulates=found.accumulates,
         values="cf_scores" in task.needs,
     )
-    worst = max((budget.measure(model, shape, how, mode) for shape in found.shapes), key=lambda each: each.total)
-    memory = worst.shards(settings.devices) if settings.shard and settings.devices > 1 else worst.copies(settings.devices)
+    world = settings.devices
+    shards = world if settings.shard else 1
+    each = [budget.measure(model, shape, how, mode, shards) for shape in found.shapes]
+    memory = max((one.shards(world) if shards > 1 else one.copies(world) for one in each), key=Counter.total)
     parameters = list(model.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return Estimate(memory, sum(parameter.numel() for parameter in parameters), trained)
