@@ -1,6 +1,7 @@
 """Rows of new ID tokens under LoRA: ours beside PEFT's trainable token indices, a frozen and a fully trained matrix.
 
-python benchmarks/lora_rows.py
+OMP_NUM_THREADS=1 python benchmarks/lora_rows.py
+OMP_NUM_THREADS=2 python benchmarks/lora_rows.py
 
 Forward and backward of one head or embedding alone, 41,000 tokens of width 512, 1,024 of them new, 40 positions: called
 once, or once for each of the last and three inner layers. Everything is interleaved in one run.
@@ -32,7 +33,7 @@ def main() -> None:
             seconds = measure({name: task(each, calls) for name, each in models.items()})
             result["calls"][f"{part}, {calls} call{'s' * (calls > 1)}"] = seconds
             print(part, calls, {name: f"{1000 * value:.1f} ms" for name, value in seconds.items()}, flush=True)
-    print(write("lora-rows", result))
+    print(write(f"lora-rows-{torch.get_num_threads()}-threads", result))
 
 
 def model() -> Any:

@@ -105,14 +105,14 @@ def startup() -> str:
 
 
 def lora_rows() -> str:
-    """New rows under LoRA: forward and backward, and how many times a frozen matrix each way takes."""
-    cell = json.loads((RESULTS / "lora-rows.json").read_text())["calls"]
-    names = list(next(iter(cell.values())))
+    """New rows under LoRA: forward and backward of each way, with one thread and with two."""
     rows = []
-    for task, seconds in cell.items():
-        shown = [f"{1000 * seconds[name]:.1f} ms" for name in names]
-        rows.append([task, *shown, f"{seconds['PEFT'] / seconds['ilrec']:.1f}"])
-    return _markdown(["part", *names, "times as fast as PEFT"], rows)
+    for path in sorted(RESULTS.glob("lora-rows-*-threads.json")):
+        cell = json.loads(path.read_text())
+        for task, seconds in cell["calls"].items():
+            shown = [f"{1000 * value:.1f} ms" for value in seconds.values()]
+            rows.append([task, cell["machine"]["threads"], *shown, f"{seconds['PEFT'] / seconds['ilrec']:.1f}"])
+    return _markdown(["part", "threads", *seconds, "times as fast as PEFT"], rows)
 
 
 def serve() -> str:

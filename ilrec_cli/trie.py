@@ -48,6 +48,7 @@ class ItemTrie:
         self._leaf = tensors["leaf"]  # leaf of each item; -1 where the item was left out by `restrict`
         self._key = tensors["key"]  # parent * base + token, ascending over nodes 1, 2, ...
         self._base = int(self._token.max()) + 1
+        self._widest = int((self._last - self._first).max())
 
     @classmethod
     def build(cls, paths: Any, offsets: Any = None) -> ItemTrie:
@@ -147,7 +148,8 @@ class ItemTrie:
         stand in the order of `order`.
         """
         node_N, row_N = self._index(node_N), self._index(row_N)
-        child_NC, real_NC = self._child_slots(node_N)
+        # A GPU would have to be waited for to learn how wide these nodes are, and has room for the widest of all.
+        child_NC, real_NC = self._child_slots(node_N, self._widest if node_N.is_cuda else None)
         prob_RI = torch.as_tensor(prob_RI, device=self.order.device)
         prob_RI = (prob_RI if ordered else prob_RI.index_select(1, self.order)).double()
         cumulative = prob_RI.new_empty(len(prob_RI), prob_RI.shape[1] + 1)
@@ -189,12 +191,13 @@ class ItemTrie:
             mass_NC[part] = torch.where((peak > 0)[:, None], sums.view_as(count), count.double())
         return mass_NC
 
-    def _child_slots(self, node_N: Tensor) -> tuple[Tensor, Tensor]:
+    def _child_slots(self, node_N: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
         """(child_NC, real_NC): child nodes and which of the slots are real; other slots hold node 0."""
         node_N = self._index(node_N)
         first, last = self._first[node_N], self._last[node_N]
         count = torch.where(node_N >= 0, last - first, 0)
-        width = int(count.max()) if len(count) else 0
+        if width is None:
+            width = int(count.max()) if len(count) else 0
         column = torch.arange(width, device=node_N.device)
         real = column < count[:, None]
         return torch.where(real, first[:, None] + column, 0), real

@@ -47,11 +47,11 @@ def layer_statistics(model: Any, last_ND: Tensor, states: dict[int, Tensor], tar
         stats = {f"ce_layer_{layer}": ce[layer] for layer in model.probed_layers}
         if same:
             count = best_N.numel() * len(same)
-            stats["layer_agreement"] = (torch.stack(same).sum().to(final_NV.dtype), final_NV.new_tensor(count))
+            stats["layer_agreement"] = (torch.stack(same).sum().to(final_NV.dtype), final_NV.new_full((), count))
         total = total + Terms(stats=stats)
     return total
 
 
 def _cross_entropy(logits_NV: Tensor, target_N: Tensor) -> Pair:
     ce = F.cross_entropy(logits_NV, target_N, reduction="sum")
-    return ce, ce.new_tensor(len(target_N))
+    return ce, ce.new_full((), len(target_N))

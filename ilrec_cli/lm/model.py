@@ -24,6 +24,9 @@ from ilrec_cli.lm.terms import Terms
 # (final_NV, inner_KNV, target_N, reward_tokens_NC=..., reward_values_NC=...) -> Terms
 Loss = Callable[..., Terms]
 T = TypeVar("T")
+# Logits of a chunk, all layers together, that the model chooses by itself: 1 GiB of float32, and about 4 GiB with what the
+# loss makes of them. A number of positions and not of bytes free, so that the same run has the same chunks everywhere.
+CHUNK_LOGITS = 2**28
 NORM_NAMES = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 
 
@@ -63,7 +66,7 @@ class SupervisedLM(nn.Module):
         self.register_buffer("scope_V", scope_V, persistent=False)
         inner = causal_lm(backbone)
         text_config = inner.config.get_text_config()
-        self.n_layers = text_config.num_hidden_layers
+        self.n_layers, self.n_vocabulary = text_config.num_hidden_layers, text_config.vocab_size
         if inner_layers and not (inner_layers[0] >= 1 and inner_layers[-1] < self.n_layers):
             raise ValueError(f"layers {inner_layers} of a model with {self.n_layers}")
         self._softcap = getattr(text_config, "final_logit_softcapping", None)
@@ -73,16 +76,21 @@ class SupervisedLM(nn.Module):
             add_dropout(inner, dropout)
 
     def forward(
-        self, batch: Batch, loss: Loss, rewards: Rewards | None = None, chunk: int = 0, logged: bool = False
+        self,
+        batch: Batch,
+        loss: Loss,
+        rewards: Rewards | None = None,
+        chunk: int | None = None,
+        logged: bool = False,
     ) -> Terms:
         """The loss's Terms over all supervised positions; `chunk` positions reach the vocabulary at a time.
 
-        `logged`: with the statistics of layers too.
+        0: all of them; None: as many as `CHUNK_LOGITS` allows. `logged`: with the statistics of layers too.
         """
         last_ND, inner_KND, others = self.hidden(batch, self.probed_layers if logged else ())
         batch, rewards = self.in_scope(batch, rewards)
         positions = max(len(batch.target_N), 1)  # none at all still gives terms, of zero, tied to the parameters
-        size = chunk or positions
+        size = (self._chunk_size(positions) if chunk is None else chunk) or positions
         chunked = size < positions
         total = Terms()
         for start in range(0, positions, size):
@@ -96,6 +104,13 @@ class SupervisedLM(nn.Module):
             states = {**dict(zip(self.inner_layers, inner_KND, strict=True)), **others}
             total = total + layer_statistics(self, last_ND, states, batch.target_N, size)
         return total
+
+    def _chunk_size(self, positions: int) -> int:
+        """Even chunks of a bounded number of logits; from the batch and the model alone, so that a run resumes alike."""
+        width = self.n_vocabulary if self.scope_V is None else len(self.scope_V)
+        most = max(1, CHUNK_LOGITS // ((1 + len(self.inner_layers)) * width))
+        chunks = -(-positions // most)
+        return -(-positions // chunks)
 
     def within(self, call: Callable[[], T]) -> T:
         """A call that uses parameters outside a loss (decoding); sharded parameters are there as in `forward`."""

@@ -87,8 +87,8 @@ class Train(OnUsers):
     valid_users: Annotated[int, "users of the fixed validation sample", OPTIMISER] = 1000
     valid_beams: Annotated[int, "beams of the validation", OPTIMISER] = 20
     loss_chunk: Annotated[
-        int, "supervised positions projected to the vocabulary at a time; 0: all at once", Control, RUN
-    ] = 0
+        int | None, "positions projected to the vocabulary at a time; 0: all [about 1 GiB of logits]", Control, RUN
+    ] = None
     gradient_checkpointing: Annotated[bool, "recompute activations: less memory, more time", Control, RUN] = False
     shard: Annotated[bool, "spread weights, gradients and optimiser state over the processes (FSDP2)", Control, RUN] = (
         False

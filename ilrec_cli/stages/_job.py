@@ -111,11 +111,13 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
             return Rewards(trie.children(batch.node_N)[0], None)
         size = max(1, CHUNK_SCORES // trie.items)
         parts = []
-        for start in range(0, max(len(batch.history_MT), 1), size):
+        targets = len(batch.history_MT)
+        for start in range(0, max(targets, 1), size):
             # Put in the trie's order while they are float32: half the bytes of the probabilities.
             score_MI = scorer.scores(batch.history_MT[start : start + size]).index_select(1, trie.order)
             prob_MI = score_MI.softmax(1, dtype=torch.float64)
-            chosen = (batch.event_N >= start) & (batch.event_N < start + size)  # events are in ascending order
+            # Events are in ascending order. All of them at once, as usual, do not have a GPU waited for.
+            chosen = slice(None) if targets <= size else (batch.event_N >= start) & (batch.event_N < start + size)
             parts.append(trie.child_mass(batch.node_N[chosen], batch.event_N[chosen] - start, prob_MI, ordered=True))
         width = max(token_NC.shape[1] for token_NC, _ in parts)
         token_NC, value_NC = (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import VOCABULARY, a_batch
+from batches import VOCABULARY, a_batch, rewards_for
 from conftest import llama, qwen2, random_model
 from torch import Tensor
 
@@ -183,3 +183,30 @@ def test_layers_outside_the_model_are_a_bug() -> None:
     for layers in ((0,), (3,), (-1,)):
         with pytest.raises(ValueError, match="layers"):
             SupervisedLM(llama(), layers)
+
+
+@pytest.mark.parametrize("scope", [None, torch.arange(3, VOCABULARY)])
+def test_chunks_chosen_by_the_model_bound_the_logits_and_change_nothing(
+    scope: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, _, _ = a_batch()
+    sizes: list[int] = []
+
+    def counted(final_NV: Tensor, inner_KNV: Tensor, target_N: Tensor, **rewards: Any) -> Any:
+        sizes.append(final_NV.numel() + inner_KNV.numel())
+        return LOSS(final_NV, inner_KNV, target_N, **rewards)
+
+    model = SupervisedLM(llama(), (1, 2), scope_V=scope)
+    whole = model(batch, counted, rewards_for(batch))
+    width = VOCABULARY if scope is None else len(scope)
+    assert sizes == [3 * len(batch.target_N) * width], "a small batch is one chunk"
+    budget = 3 * width * 5 + 1  # of five positions, and not quite six
+    monkeypatch.setattr("ilrec_cli.lm.model.CHUNK_LOGITS", budget)
+    sizes.clear()
+    parts = model(batch, counted, rewards_for(batch))
+    assert len(sizes) == -(-len(batch.target_N) // 5)
+    assert max(sizes) <= budget
+    assert max(sizes[:-1]) == min(sizes[:-1]), "even chunks"
+    for name, (value, count) in whole.losses.items():
+        torch.testing.assert_close(parts.losses[name][0], value, rtol=2e-6, atol=1e-6)
+        assert parts.losses[name][1] == count

@@ -113,12 +113,28 @@ def test_probed_layers_have_their_own_cross_entropy(layers: tuple[int, ...], los
 def test_agreement_counts_layers_whose_likeliest_token_is_the_last_ones() -> None:
     batch, _, _ = a_batch(rows=8)
     backbone = llama()
-    total, count = SupervisedLM(backbone, (1, 2))(batch, LOSS, None, 5, True).stats["layer_agreement"]
+    model = SupervisedLM(backbone, (1, 2))
+    total, count = model(batch, LOSS, None, 5, True).stats["layer_agreement"]
     with torch.no_grad():
         best = [by_hand(backbone, batch, layer)[0].argmax(-1).tolist() for layer in (1, 2, 3)]
     expected = sum(inner[n] == best[2][n] for inner in best[:2] for n in range(len(batch.target_N)))
     assert (total, count) == (expected, 2 * len(batch.target_N))
     assert 0 < expected < count
+    model = SupervisedLM(backbone, (2,))
+    model.probed_layers = (1, 2, 3)  # only candidates are asked whether they agree
+    assert model(batch, LOSS, None, 5, True).stats["layer_agreement"][1] == len(batch.target_N)
+
+
+def test_other_steps_keep_no_states_for_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, _, _ = a_batch()
+    model = SupervisedLM(llama())
+    model.probed_layers = (1, 2)
+    kept = []
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda *inputs: kept.append(hidden(*inputs)) or kept[-1])
+    for logged in (False, True):
+        model(batch, SFT, None, 0, logged)
+    assert [list(others) for _, _, others in kept] == [[], [1, 2]]
 
 
 def test_a_probe_sees_a_layers_own_head() -> None:

@@ -8,15 +8,14 @@ layers learn through CPD alone.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ilrec_cli.lm.terms import Terms
 from ilrec_cli.methods.ilrec import Config
+from ilrec_cli.methods.ilrec.fused import divergence, soft_cross_entropy
 from ilrec_cli.methods.ilrec.statistics import Found, statistics
 
 
@@ -49,13 +48,19 @@ def ilrec_terms(
         ensemble_NV = final_NV if config.negatives_from == "final" else ensemble(inner_KNV, config)
         negative_NV = negatives(ensemble_NV, target_N, config, reward_tokens_NC)
         weight_NV = penalty_weights(ensemble_NV, negative_NV, config)
-    cpo = F.cross_entropy(penalised(final_NV, weight_NV, config), target_N, reduction="sum")
-    log_prob_NV = final_NV.log_softmax(-1)
-    cpd = distillation(log_prob_NV.detach(), inner_KNV if config.lambda_cpd else inner_KNV.detach(), config)
-    crr, crr_count = collaborative_loss(log_prob_NV, negative_NV, target_N, reward_tokens_NC, reward_values_NC, config)
-    ce = F.nll_loss(log_prob_NV.detach(), target_N, reduction="sum")
+    target_N1 = target_N[:, None]
+    crr_N, crr_count, log_total_N1 = collaborative_loss(
+        final_NV, negative_NV, target_N, reward_tokens_NC, reward_values_NC, config
+    )
+    ce = (log_total_N1 - final_NV.detach().gather(1, target_N1)).sum()
+    if config.beta:
+        penalised_NV = penalised(final_NV, weight_NV, config)
+        cpo = soft_cross_entropy(penalised_NV, target_N1, torch.ones_like(log_total_N1))[0].sum()
+    else:
+        cpo = F.cross_entropy(final_NV, target_N, reduction="sum")
+    cpd = distillation(final_NV.detach(), log_total_N1, inner_KNV if config.lambda_cpd else inner_KNV.detach(), config)
     tokens = cpo.new_full((), len(target_N))
-    losses = {"cpo": (cpo, tokens), "cpd": (cpd, tokens), "crr": (crr, crr_count), "ce": (ce, tokens)}
+    losses = {"cpo": (cpo, tokens), "cpd": (cpd, tokens), "crr": (crr_N.sum(), crr_count), "ce": (ce, tokens)}
     found = Found(final_NV.detach(), negative_NV, weight_NV, target_N)
     return Terms(losses, statistics(found, reward_tokens_NC, reward_values_NC, config))
 
@@ -112,65 +117,36 @@ def penalised(final_NV: Tensor, weight_NV: Tensor, config: Config) -> Tensor:
     return final_NV + config.beta * weight_NV * final_NV.detach().abs()
 
 
-def distillation(teacher_NV: Tensor, inner_KNV: Tensor, config: Config) -> Tensor:
+def distillation(teacher_NV: Tensor, log_total_N1: Tensor, inner_KNV: Tensor, config: Config) -> Tensor:
     """Sum over positions and candidate layers of KL(student || teacher) (eq. 8), over the whole vocabulary.
 
-    `teacher_NV` are the final layer's log-probabilities, detached; students are the layers' logits.
+    `teacher_NV` are the final layer's logits, detached, with their logsumexp; students are the layers' logits.
     """
     if not len(inner_KNV):
         return teacher_NV.new_zeros(())
-    total: Tensor = _Divergence.apply(inner_KNV, teacher_NV, config.kl == "student_teacher")  # type: ignore[no-untyped-call]
-    return total
-
-
-class _Divergence(torch.autograd.Function):
-    """KL(p || q) or KL(q || p) of p = softmax(student) and a constant q, with the gradient in closed form.
-
-    d KL(p || q) / d student_v = p_v (log p_v / q_v - KL), d KL(q || p) / d student_v = p_v - q_v: one buffer is kept in
-    place of the four of plain operations.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, student_KNV: Tensor, teacher_NV: Tensor, student_first: bool) -> Tensor:
-        # Not the exponential of the logarithms: on a CPU a fused softmax takes less time.
-        prob_KNV, ratio_KNV = student_KNV.softmax(-1), student_KNV.log_softmax(-1).sub_(teacher_NV)
-        if student_first:
-            kl_KN1 = torch.linalg.vecdot(prob_KNV, ratio_KNV)[:, :, None]
-            gradient_KNV = prob_KNV.mul_(ratio_KNV.sub_(kl_KN1))
-        else:
-            kl_KN1 = -torch.linalg.vecdot(teacher_NV.exp(), ratio_KNV)[:, :, None]
-            gradient_KNV = prob_KNV.sub_(teacher_NV.exp())
-        ctx.save_for_backward(gradient_KNV)
-        return kl_KN1.sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (gradient_KNV,) = ctx.saved_tensors
-        return gradient_KNV * grad, None, None
+    return divergence(inner_KNV, teacher_NV, log_total_N1, student_first=config.kl == "student_teacher")
 
 
 def collaborative_loss(
-    log_prob_NV: Tensor,
-    negative_NV: Tensor,
-    target_N: Tensor,
-    token_NC: Tensor | None,
-    reward_NC: Tensor | None,
+    final_NV: Tensor, negative_NV: Tensor, target_N: Tensor, token_NC: Tensor | None, reward_NC: Tensor | None,
     config: Config,
-) -> tuple[Tensor, Tensor]:
-    """(sum of L_CRR (eq. 11), number of positions that have it), from the final layer's log-probabilities.
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(L_CRR (eq. 11) of each position, number of positions that have it, logsumexp_N1 of the final layer's logits).
 
     Soft labels: softmax over H = V_N and y of r_v, constant. Negatives that continue no item are left out of H, or
     kept with r_v = 0 (`crr_scope = all`).
     """
     if token_NC is None or reward_NC is None:
-        return log_prob_NV.new_zeros(()), log_prob_NV.new_zeros(())
+        target_N1 = target_N[:, None]
+        nothing_N, log_total_N1 = soft_cross_entropy(final_NV.detach(), target_N1, final_NV.new_zeros(len(target_N), 1))
+        return nothing_N, final_NV.new_zeros(()), log_total_N1
     real_NC, token_NC = token_NC >= 0, token_NC.clamp(min=0)
     has_N = real_NC.sum(1) > 0
     if config.crr_scope == "all":
-        reward_NV = torch.zeros_like(log_prob_NV).scatter_add(1, token_NC, reward_NC.to(log_prob_NV.dtype) * real_NC)
+        reward_NV = torch.zeros_like(final_NV).scatter_add_(1, token_NC, reward_NC.to(final_NV.dtype) * real_NC)
         in_H = negative_NV.scatter(1, target_N[:, None], True)
-        loss_N = _soft_label_loss(log_prob_NV, reward_NV, in_H)
+        token_NC = torch.arange(final_NV.shape[1], device=final_NV.device).expand_as(final_NV)
+        label_NC = _soft_labels(reward_NV, in_H)
     else:
         is_target = real_NC & (token_NC == target_N[:, None])
         # y is in H even where it is not among the tokens (its reward is 0 then): a column of its own.
@@ -178,14 +154,13 @@ def collaborative_loss(
         in_H = torch.cat(
             [real_NC & negative_NV.gather(1, token_NC[:, :-1]) | is_target, ~is_target.any(1, keepdim=True)], 1
         )
-        reward_NC = F.pad(reward_NC.to(log_prob_NV.dtype), (0, 1))
-        loss_N = _soft_label_loss(log_prob_NV.gather(1, token_NC), reward_NC, in_H)
-    return torch.where(has_N, loss_N, 0.0).sum(), has_N.sum().to(log_prob_NV.dtype)
+        label_NC = _soft_labels(F.pad(reward_NC.to(final_NV.dtype), (0, 1)), in_H)
+    loss_N, log_total_N1 = soft_cross_entropy(final_NV, token_NC, label_NC * has_N[:, None])
+    return loss_N, has_N.sum().to(final_NV.dtype), log_total_N1
 
 
-def _soft_label_loss(log_prob: Tensor, reward: Tensor, in_H: Tensor) -> Tensor:
-    label = reward.masked_fill(~in_H, torch.finfo(reward.dtype).min).softmax(-1)
-    return -(label * log_prob).masked_fill(~in_H, 0.0).sum(-1)
+def _soft_labels(reward: Tensor, in_H: Tensor) -> Tensor:
+    return reward.masked_fill(~in_H, torch.finfo(reward.dtype).min).softmax(-1) * in_H
 
 
 def _as_mask(token_NC: Tensor, vocabulary: int) -> Tensor:

@@ -40,7 +40,7 @@ def statistics(found: Found, token_NC: Tensor | None, reward_NC: Tensor | None, 
 def _negatives(found: Found) -> dict[str, Pair]:
     """How many there are, positions without any, and those whose logit is below zero (which eq. 7 rewards)."""
     negative_NV = found.negative_NV
-    total, positions = negative_NV.count_nonzero(), found.final_NV.new_tensor(len(found.target_N))
+    total, positions = negative_NV.count_nonzero(), found.final_NV.new_full((), len(found.target_N))
     some = (found.weight_NV.sum(1) > 0).sum()  # weights add up to 1, or to 0 without negatives
     return {
         "negatives": (total, positions),
