@@ -52,7 +52,7 @@ class Pass:
 
     loss: Loss
     weights: dict[str, float]
-    chunk: int = 0
+    chunk: int | None = None
     dtype: str = "float32"
     accumulates: bool = False  # gradients of earlier micro-batches are there
     values: bool = True  # whether rewards have values, besides which tokens continue an item

@@ -39,9 +39,8 @@ def skeleton(name: str, dtype: torch.dtype, device: str = "meta") -> Backbone:
 
     config, tokens = _config(name)
     tokenizer = _tokenizer(name) or GuessedTokenizer(tokens, starts=config.model_type == "llama")
-    with hub.explained(name, "backbone") if Path(name).expanduser().is_dir() else hub.without_reports():
-        with torch.device(device):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with hub.without_reports(), torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return Backbone(model, tokenizer, name)
 
 

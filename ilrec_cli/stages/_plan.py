@@ -84,7 +84,10 @@ def traffic(examples: Examples, settings: Plan, children: int) -> Traffic:
                 )  # fmt: skip
                 padded += shape.rows * shape.width
                 found.append(shape)
-    widest, densest = max(found, key=lambda shape: shape.rows * shape.width), max(found, key=lambda shape: shape.positions)
+    widest, densest = (
+        max(found, key=lambda shape: shape.rows * shape.width),
+        max(found, key=lambda shape: shape.positions),
+    )
     share_of_run = steps / epoch_steps
     return Traffic(
         steps, epoch_steps, round(int(length_E.sum()) * share_of_run), round(padded * share_of_run),
@@ -148,7 +151,7 @@ def estimate(task: Task, found: Traffic) -> Estimate:
 
 def smaller(settings: Plan, positions: int) -> Iterator[Plan]:
     """Settings that take less and less memory: first what costs nothing, then time, last what changes the result."""
-    if not settings.loss_chunk and positions > 64:
+    if positions > 64 and not 0 < (settings.loss_chunk or 0) <= 64:
         settings = replace(settings, loss_chunk=64)
         yield settings
     if not settings.gradient_checkpointing:

@@ -16,7 +16,10 @@ from ilrec_cli.stages._job import Task
 from ilrec_cli.stages._plan import Estimate, Traffic
 
 GIB = 2**30
-RESERVE = 1.0, 0.05  # GiB of a GPU's context and libraries, and the share that is lost between tensors: assumed, not measured
+RESERVE = (
+    1.0,
+    0.05,
+)  # GiB of a GPU's context and libraries, and the share that is lost between tensors: assumed, not measured
 
 
 def run(config: Plan) -> dict[str, Any]:

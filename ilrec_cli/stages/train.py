@@ -21,7 +21,6 @@ from ilrec_cli.stages import _inputs, _job, _processes, _run_folder, _task
 from ilrec_cli.stages._job import Prepared, Task
 
 
-
 def run(config: Train) -> dict[str, Any]:
     """Train, write WORK/DATASET/runs/NAME/train, print where it lies."""
     console = Console.of(config)
