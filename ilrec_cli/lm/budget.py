@@ -171,16 +171,19 @@ def _follow(live: LiveBytes, model: SupervisedLM, trained: list[torch.nn.Paramet
         if parameter.grad is not None:
             live.adopt(iter([parameter.grad]), "gradients")
 
-    return handles + [parameter.register_post_accumulate_grad_hook(arrived) for parameter in trained]
+    for parameter in trained:
+        handles.append(parameter.register_post_accumulate_grad_hook(arrived))  # type: ignore[no-untyped-call]
+    return handles
 
 
 def _batch(shape: Shape, how: Pass) -> tuple[Batch, Rewards | None]:
     def whole(*size: int) -> torch.Tensor:
         return torch.zeros(*size, dtype=torch.long)
 
-    places = [whole(shape.positions) for _ in range(4)]
     grid = (shape.rows, shape.width)
-    batch = Batch(whole(*grid), whole(*grid), *places, whole(shape.targets, shape.history))
+    position, target, node, event = (whole(shape.positions) for _ in range(4))
+    history = whole(shape.targets, shape.history)
+    batch = Batch(whole(*grid), whole(*grid), position, target, node, event, history)
     if not shape.children:
         return batch, None
     values = torch.zeros(shape.positions, shape.children) if how.values else None

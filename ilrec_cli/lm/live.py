@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that operations make inside the block until they are freed, under the kind of the moment.
 
     `now` and `peak` are bytes by kind: live ones, and those at the moment when most were live. `shares` says how much of a
@@ -25,7 +25,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, shares: dict[str, float] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.shares = shares or {}
         self._most = 0.0
         self.kind = "other"

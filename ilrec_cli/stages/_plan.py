@@ -117,13 +117,13 @@ def children(task: Task, items: Catalogue) -> int:
 
 
 def most_children(trie: ItemTrie) -> int:
-    nodes = torch.arange(len(trie))
-    return max(trie.children(part)[0].shape[1] for part in nodes.split(ROWS))
+    starts = range(0, len(trie), ROWS)
+    return max(trie.children(torch.arange(start, min(start + ROWS, len(trie))))[0].shape[1] for start in starts)
 
 
 def estimate(task: Task, found: Traffic) -> Estimate:
     """Memory of a device at the worst moment, by following one update without data."""
-    settings = task.settings
+    settings: Any = task.settings
     phase = next((phase for phase in task.method.phases(task.options) if phase.data == "next_item"), None)
     if phase is None:
         raise UserError(f"ilrec plan knows phases on the next-item task, and '{settings.method}' has none")
