@@ -30,6 +30,7 @@ def tables() -> dict[str, str]:
         "preprocess": preprocess(), "growth": growth(), "startup": startup(),
         "lora_rows": lora_rows(),
         "serve": serve(),
+        "plan_memory": plan_memory(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
         **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
     }  # fmt: skip
@@ -113,6 +114,14 @@ def lora_rows() -> str:
             shown = [f"{1000 * value:.1f} ms" for value in seconds.values()]
             rows.append([task, cell["machine"]["threads"], *shown, f"{seconds['PEFT'] / seconds['ilrec']:.1f}"])
     return _markdown(["part", "threads", *seconds, "times as fast as PEFT"], rows)
+
+
+def plan_memory() -> str:
+    """Planned and allocated bytes above the loaded model."""
+    cells = json.loads((RESULTS / "plan-memory.json").read_text())["cells"]
+    rows = [[name, f"{cell['planned'] / 2**20:.1f} MiB", f"{cell['allocated'] / 2**20:.1f} MiB", f"{cell['ratio']:.3f}"]
+            for name, cell in cells.items()]  # fmt: skip
+    return _markdown(["run", "planned", "allocated", "ratio"], rows)
 
 
 def serve() -> str:

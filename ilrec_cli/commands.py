@@ -10,6 +10,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "build-ids": (settings.BuildIds, "build_ids", "Pipeline", "ilrec build-ids --dataset Instruments --encoder tfidf"),
     "train-cf": (settings.TrainCf, "train_cf", "Pipeline", "ilrec train-cf --dataset Instruments --model sasrec"),
     "train": (settings.Train, "train", "Pipeline", "ilrec train --dataset Instruments --method ilrec -o alpha=0.8"),
+    "plan": (settings.Plan, "plan", "Pipeline", "ilrec plan --dataset Instruments --preset paper-8b --devices 8 --device-memory 40 --shard"),
     "evaluate": (settings.Evaluate, "evaluate", "Pipeline", "ilrec evaluate --dataset Instruments --run ilrec"),
     "compare": (settings.Compare, "compare", "Results", "ilrec compare --dataset Instruments sft ilrec"),
     "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),

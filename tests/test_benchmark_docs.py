@@ -34,6 +34,7 @@ def script() -> Any:
         "startup",
         "lora_rows",
         "serve",
+        "plan_memory",
     ],
 )
 def test_every_figure_comes_from_the_results(name: str) -> None:

@@ -34,14 +34,14 @@ def explained(name: str, role: str) -> Iterator[None]:
         raise UserError(f"{role} '{name}': {_reason(name, error)}") from error
 
 
-def tokenizer(name: str) -> Any:
+def tokenizer(name: str, *, local_files_only: bool = False) -> Any:
     """The tokenizer of a folder or name, for use inside `explained`.
 
     Where there is none, transformers makes an empty one of the right class, to which every text looks the same.
     """
     from transformers import AutoTokenizer
 
-    found = AutoTokenizer.from_pretrained(name)
+    found = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
     if len(found) <= len(set(found.all_special_tokens)):
         raise ValueError("it has no tokenizer: files such as tokenizer.json are missing")
     return found

@@ -4,11 +4,12 @@ from ilrec_cli.settings.cf import FitCf, TrainCf, TuneCf
 from ilrec_cli.settings.data import AuditData, BuildIds, ConvertData, Encoding, Preprocess, ShowData
 from ilrec_cli.settings.evaluate import Compare, Evaluate
 from ilrec_cli.settings.ids import ExportIds, ExtendIds, ReportIds
+from ilrec_cli.settings.plan import Plan
 from ilrec_cli.settings.recommend import OpenModel, Recommend, Serve
 from ilrec_cli.settings.results import Demo, Doctor, Export, Report
 from ilrec_cli.settings.train import Train
 
 __all__ = [
     "AuditData", "BuildIds", "Compare", "ConvertData", "Demo", "Doctor", "Encoding", "Evaluate", "Export", "ExportIds", "ExtendIds", "FitCf",
-    "OpenModel", "Preprocess", "Recommend", "Report", "ReportIds", "Serve", "ShowData", "Train", "TrainCf", "TuneCf",
+    "OpenModel", "Plan", "Preprocess", "Recommend", "Report", "ReportIds", "Serve", "ShowData", "Train", "TrainCf", "TuneCf",
 ]  # fmt: skip

@@ -58,15 +58,16 @@ class Prepared(NamedTuple):
     phases: list[Callable[[], Job]]  # called when a phase begins
 
 
-def prepare(task: Task, folder: Path) -> Prepared:
-    """Everything loaded, the model on its processes."""
+def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepared:
+    """Everything loaded, the model on its processes; `opened` is a backbone to take instead of the one that is named."""
     settings, data = task.settings, task.parents["data"]
     accelerator = _processes.make_accelerator(settings, folder.parent)
-    opened = _backbone(settings, data, task.parents["ids"])
+    opened = equipped(opened or open_backbone(settings, data), settings, task.parents["ids"])
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     layout = _models.new_layout(settings.targets, opened.tokenizer)
-    examples = _examples(settings, data, items, layout)
-    model = _supervised(task, opened, items)
+    examples = make_examples(settings, data, items, layout)
+    model = supervised(task, opened, items)
+    model.check_phi()
     parallel = Parallel(model, accelerator, shard=settings.shard, dtype=settings.dtype)
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
@@ -128,8 +129,8 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
     return rewards
 
 
-def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
-    """The model with item tokens, and adapters if asked for."""
+def open_backbone(settings: Train, data: Artifact) -> Backbone:
+    """The model as it was before it met items."""
     if backbone.is_tiny(settings.backbone):
         if settings.quantize != "none":
             raise UserError(
@@ -141,11 +142,17 @@ def _backbone(settings: Train, data: Artifact, ids: Artifact) -> Backbone:
             n_heads=settings.n_heads,
             inner_size=settings.inner_size,
         )
-        opened = backbone.build_tiny(settings.backbone, size, _texts(data), settings.seed)
-    else:
-        # Fully trained weights stay in float32: bfloat16 weights swallow small updates.
-        low = settings.tuning == "lora" and settings.dtype == "bfloat16"
-        opened = backbone.load(settings.backbone, torch.bfloat16 if low else torch.float32, settings.quantize)
+        return backbone.build_tiny(settings.backbone, size, _texts(data), settings.seed)
+    return backbone.load(settings.backbone, weight_dtype(settings), settings.quantize)
+
+
+def weight_dtype(settings: Train) -> torch.dtype:
+    """Of a pretrained model. Fully trained weights stay in float32: bfloat16 weights swallow small updates."""
+    return torch.bfloat16 if settings.tuning == "lora" and settings.dtype == "bfloat16" else torch.float32
+
+
+def equipped(opened: Backbone, settings: Train, ids: Artifact) -> Backbone:
+    """The model with item tokens, and adapters if asked for."""
     token_ids = backbone.add_item_tokens(opened, _models.special_tokens(ids), settings.seed)
     if settings.tuning == "lora":
         lora = Lora(
@@ -168,7 +175,7 @@ def _texts(data: Artifact) -> list[str]:
     return prompts.all_text() + [text for column in columns for text in column if text]
 
 
-def _supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
+def supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
     settings, options = task.settings, task.options
     inner = backbone.causal_lm(opened.model)
     depth = inner.config.get_text_config().num_hidden_layers
@@ -184,7 +191,6 @@ def _supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
         scope_V=items.trie.tokens() if settings.vocab_scope == "ids" else None,
     )  # fmt: skip
     model.probed_layers = layer_probe.resolve(settings.probe_layers, depth)
-    model.check_phi()
     return model
 
 
@@ -194,7 +200,7 @@ def _part(method: ModuleType, reference: str) -> Any:
     return getattr(plugins.part(method, module), function)
 
 
-def _examples(settings: Train, data: Artifact, items: Catalogue, layout: Layout) -> Examples:
+def make_examples(settings: Train, data: Artifact, items: Catalogue, layout: Layout) -> Examples:
     """Windows of users' training parts, or one prompt per target."""
     sequences = _inputs.sequences(data)
     max_history = data.json("card.json")["max_history"]

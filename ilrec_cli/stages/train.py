@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ilrec_cli import artifacts, folders, plugins
+from ilrec_cli import artifacts, folders
 from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.interrupt import Stopped
@@ -18,16 +17,14 @@ from ilrec_cli.lm import backbone
 from ilrec_cli.lm.loop import Progress
 from ilrec_cli.lm.phases import run_phases
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _job, _processes, _run_folder
+from ilrec_cli.stages import _inputs, _job, _processes, _run_folder, _task
 from ilrec_cli.stages._job import Prepared, Task
-
-RATES = {"tiny": 2e-3, "full": 5e-5, "lora": 1e-4}  # LC-Rec's full fine-tuning, BIGRec's LoRA; tiny: ours
 
 
 def run(config: Train) -> dict[str, Any]:
     """Train, write WORK/DATASET/runs/NAME/train, print where it lies."""
     console = Console.of(config)
-    task = _task(config)
+    task = _task.decided(config)
     config = task.settings
     name = config.name or f"{config.method}-{configs.fingerprint(_run_folder.identity(task))}-s{config.seed}"
     folder = _inputs.dataset_dir(config) / "runs" / folders.plain_name(name, "--name") / "train"
@@ -69,23 +66,6 @@ def _train(prepared: Prepared, task: Task, folder: Path, console: Console) -> Pr
         return run_phases(
             prepared.phases, folder, identity, console, parallel=prepared.parallel, resume=task.settings.resume
         )
-
-
-def _task(config: Train) -> Task:
-    """The run with every open setting decided and its inputs opened."""
-    method = plugins.load("methods", config.method)
-    options = configs.build(method.Config, config.options, f"method '{config.method}'")
-    tiny = backbone.is_tiny(config.backbone)
-    targets = ("all" if tiny else "last") if config.targets == "auto" else config.targets
-    rate = config.learning_rate or RATES["tiny" if tiny else config.tuning]
-    config = replace(config, targets=targets, learning_rate=rate)
-    data = _inputs.read_data(config)
-    parents = {"data": data, "ids": _inputs.read_ids(config, data, config.ids)}
-    needs = method.needs(options)
-    if "cf_scores" in needs:
-        parents["cf"] = _inputs.read_cf(config, data, config.cf)
-    recorded = {**configs.as_dict(config, control=False), "options": configs.as_dict(options)}
-    return Task(config, method, options, needs, parents, recorded)
 
 
 def _describe(prepared: Prepared, settings: Train, console: Console) -> None:

@@ -1,0 +1,190 @@
+"""What a plan is made of: the sizes of a run's micro-batches, its memory, and settings that take less."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ilrec_cli import plugins
+from ilrec_cli.batching import epoch_batches, share, steps_per_epoch
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm import backbone, budget, shapes
+from ilrec_cli.lm.backbone import Backbone
+from ilrec_cli.lm.budget import Pass, Shape
+from ilrec_cli.lm.examples import Catalogue, Examples
+from ilrec_cli.settings import Plan
+from ilrec_cli.stages import _job, _models
+from ilrec_cli.stages._job import Task
+from ilrec_cli.trie import ItemTrie
+
+ROWS = 1024  # examples tokenised at a time
+
+
+class Traffic(NamedTuple):
+    """What passes through the model, as batches are made."""
+
+    steps: int  # at most: patience may end a run earlier
+    epoch_steps: int
+    tokens: int  # of all steps, padding not counted
+    padded: int  # of all steps
+    supervised: int
+    shapes: list[Shape]  # of the micro-batches that may be the worst
+    accumulates: bool
+
+
+class Estimate(NamedTuple):
+    """Memory of one device, and the parameters behind it."""
+
+    memory: Counter[str]
+    parameters: int
+    trained: int
+
+    @property
+    def total(self) -> int:
+        return self.memory.total()
+
+
+def open_shapes(task: Task, device: str = "meta") -> Backbone:
+    """The backbone without weights; with random ones on a real device. A tiny one is made as `train` makes it."""
+    settings = task.settings
+    if backbone.is_tiny(settings.backbone):
+        return _job.open_backbone(settings, task.parents["data"])
+    return shapes.skeleton(settings.backbone, _job.weight_dtype(settings), device)
+
+
+def open_examples(task: Task, opened: Backbone) -> Examples:
+    """The training examples, with the tokens of an equipped backbone."""
+    items = _models.catalogue(task.parents["ids"], opened.tokenizer)
+    layout = _models.new_layout(task.settings.targets, opened.tokenizer)
+    return _job.make_examples(task.settings, task.parents["data"], items, layout)
+
+
+def traffic(examples: Examples, settings: Plan, children: int) -> Traffic:
+    """Counted over the batches of the first epoch; those of the others differ in their order alone."""
+    length_E, supervised_E, targets_E, history_E = _sizes(examples)
+    batches = epoch_batches(examples.lengths(), settings.batch_size, settings.seed, 0)
+    epoch_steps = steps_per_epoch(len(examples), settings.batch_size)
+    steps = min(epoch_steps * settings.epochs, settings.max_steps or epoch_steps * settings.epochs)
+    found: list[Shape] = []
+    padded, most = 0, 1
+    for rows in batches:
+        for rank in range(settings.devices):
+            parts = share(rows, settings.micro_batch, rank, settings.devices)
+            most = max(most, len(parts))
+            for part in (part for part in parts if len(part)):
+                shape = Shape(
+                    len(part), int(length_E[part].max()), int(supervised_E[part].sum()), int(targets_E[part].sum()),
+                    int(history_E[part].max()), children,
+                )  # fmt: skip
+                padded += shape.rows * shape.width
+                found.append(shape)
+    widest, densest = (
+        max(found, key=lambda shape: shape.rows * shape.width),
+        max(found, key=lambda shape: shape.positions),
+    )
+    share_of_run = steps / epoch_steps
+    return Traffic(
+        steps, epoch_steps, round(int(length_E.sum()) * share_of_run), round(padded * share_of_run),
+        round(int(supervised_E.sum()) * share_of_run), list({widest, densest}), most > 1,
+    )  # fmt: skip
+
+
+def _sizes(examples: Examples) -> tuple[np.ndarray, ...]:
+    """(tokens, supervised tokens, targets, longest history) of each example, as the collator makes them."""
+    parts = []
+    for start in range(0, len(examples), ROWS):
+        rows = np.arange(start, min(start + ROWS, len(examples)))
+        batch = examples.batch(rows)
+        width = batch.input_BS.shape[1]
+        row_N = batch.position_N.numpy() // width
+        parts.append((batch.mask_BS.sum(1).numpy(), np.bincount(row_N, minlength=len(rows))))
+    length_E, supervised_E = (np.concatenate(column) for column in zip(*parts, strict=True))
+    windows = examples.windows
+    return length_E, supervised_E, windows.stop - windows.first, windows.stop - 1 - windows.start
+
+
+def children(task: Task, items: Catalogue) -> int:
+    """How many tokens continue an item at most; 0 where the loss is not told."""
+    if not {"cf_scores", "trie_tokens"} & set(task.needs):
+        return 0
+    return most_children(items.trie)
+
+
+def most_children(trie: ItemTrie) -> int:
+    starts = range(0, len(trie), ROWS)
+    return max(trie.children(torch.arange(start, min(start + ROWS, len(trie))))[0].shape[1] for start in starts)
+
+
+def estimate(task: Task, found: Traffic) -> Estimate:
+    """Memory of a device at the worst moment, by following one update without data."""
+    settings: Any = task.settings
+    phase = next((phase for phase in task.method.phases(task.options) if phase.data == "next_item"), None)
+    if phase is None:
+        raise UserError(f"ilrec plan knows phases on the next-item task, and '{settings.method}' has none")
+    opened = _job.equipped(open_shapes(task), settings, task.parents["ids"])
+    model = _job.supervised(task, opened, _models.catalogue(task.parents["ids"], opened.tokenizer))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    model = budget.without_data(model, mode)
+    module, _, function = phase.loss.partition(":")
+    how = Pass(
+        loss=getattr(plugins.part(task.method, module), function)(task.options),
+        weights=phase.weights or task.method.weights(task.options),
+        chunk=settings.loss_chunk,
+        dtype=settings.dtype,
+        accumulates=found.accumulates,
+        values="cf_scores" in task.needs,
+    )
+    world = settings.devices
+    shards = world if settings.shard else 1
+    each = [budget.measure(model, shape, how, mode, shards) for shape in found.shapes]
+    memory = max((one.shards(world) if shards > 1 else one.copies(world) for one in each), key=Counter.total)
+    parameters = list(model.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return Estimate(memory, sum(parameter.numel() for parameter in parameters), trained)
+
+
+def smaller(settings: Plan, positions: int) -> Iterator[Plan]:
+    """Settings that take less and less memory: first what costs nothing, then time, last what changes the result."""
+    if positions > 64 and not 0 < (settings.loss_chunk or 0) <= 64:
+        settings = replace(settings, loss_chunk=64)
+        yield settings
+    if not settings.gradient_checkpointing:
+        settings = replace(settings, gradient_checkpointing=True)
+        yield settings
+    rows = settings.micro_batch or -(-settings.batch_size // settings.devices)
+    while rows > 1:
+        rows = max(1, rows // 4)
+        settings = replace(settings, micro_batch=rows)
+        yield settings
+    if settings.dtype == "float32":
+        settings = replace(settings, dtype="bfloat16")
+        yield settings
+    if settings.devices > 1 and not settings.shard:
+        settings = replace(settings, shard=True)
+        yield settings
+    if settings.tuning == "full":
+        yield replace(settings, tuning="lora")
+
+
+def as_flags(settings: Plan, before: Plan) -> str:
+    """What was changed, as flags."""
+    names = ("loss_chunk", "gradient_checkpointing", "micro_batch", "dtype", "shard", "tuning")
+    changed = {name: getattr(settings, name) for name in names if getattr(settings, name) != getattr(before, name)}
+    flags = {name: "--" + name.replace("_", "-") for name in changed}
+    return " ".join(flags[name] if value is True else f"{flags[name]} {value}" for name, value in changed.items())
+
+
+def plan_of(task: Task, settings: Plan) -> Task:
+    """The same run with other settings."""
+    return task._replace(settings=settings)
+
+
+def described(memory: Counter[str]) -> dict[str, Any]:
+    """Bytes by kind, in the order of their coming."""
+    return {kind: memory[kind] for kind in budget.KINDS if memory[kind]}
