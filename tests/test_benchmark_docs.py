@@ -25,6 +25,8 @@ def script() -> Any:
     [
         "instruments",
         "collaborative",
+        "decode",
+        "decode_growth",
         "demo",
         "preprocess",
         "growth",
