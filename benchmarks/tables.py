@@ -31,6 +31,7 @@ def tables() -> dict[str, str]:
         "lora_rows": lora_rows(),
         "serve": serve(),
         "plan_memory": plan_memory(),
+        "train_step": train_step(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
         **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
     }  # fmt: skip
@@ -96,6 +97,16 @@ def demo() -> str:
         rows.append([cell["seed"], *(f"{cell['test'][name]['ndcg@10']:.4f}" for name in DEMO_MODELS),
                      f"{cell['seconds']:.0f} s"])  # fmt: skip
     return _markdown(["seed", *DEMO_MODELS, "all stages"], rows)
+
+
+def train_step() -> str:
+    """What a step of training costs beside other ways, and what was aimed at."""
+    claims = json.loads((RESULTS / "train-step.json").read_text())["claims"]
+    rows = [
+        [name, f"{each['ratio']:.3f}", f"{each['at_most']:.2f}", "yes" if each["met"] else "no"]
+        for name, each in claims.items()
+    ]
+    return _markdown(["ratio", "measured", "aim, at most", "met"], rows)
 
 
 def startup() -> str:

@@ -27,6 +27,7 @@ def script() -> Any:
         "collaborative",
         "decode",
         "decode_growth",
+        "train_step",
         "demo",
         "preprocess",
         "growth",
