@@ -4,7 +4,8 @@
 
 One JSON per cell (model and seed), each trained in a process of its own with two threads, so that its peak memory is its
 own; a cell whose file is there is skipped, a training that was stopped is resumed. A model that has a preset for the data
-set is trained with it; presets were chosen on validation data (results/tune-*.jsonl).
+set is trained with it; docs/benchmarks.md says
+how presets were chosen, and what the logs in results/tune-*.jsonl lack.
 """
 
 from __future__ import annotations
