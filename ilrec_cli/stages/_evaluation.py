@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ilrec_cli import artifacts
+from ilrec_cli import artifacts, devices
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
@@ -184,10 +184,8 @@ def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -
     """Rank a batch. Where memory does not suffice, say so: another search would be another result."""
     try:
         return model.rank(user_B, end_B)
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            sign in str(error) for sign in ("out of memory", "can't allocate memory")
-        ):
+    except (MemoryError, RuntimeError) as error:
+        if not devices.out_of_memory(error):
             raise
         raise UserError(
             f"{plan.model.name}: memory does not suffice for batches of {plan.batch_size} (--batch-size). Choose smaller "

@@ -34,6 +34,13 @@ def run(config: Recommend) -> dict[str, Any]:
         if config.input is not None:
             return _many(config, recommender, lists, console)
         return _one(config, recommender, lists, console)
+    except (MemoryError, RuntimeError) as error:
+        if not devices.out_of_memory(error):
+            raise
+        raise UserError(
+            f"memory does not suffice for {config.batch_size} histories at a time (--batch-size) and lists of {config.k}. "
+            "Ask for fewer at a time; nothing half-written was kept"
+        ) from error
     except UnknownIdError as error:
         known = recommender.numbers if " item '" in str(error) else recommender.users
         raise UserError(f"{error} of {recommender.data.path}.{nearest(error.value, known)}") from error
