@@ -16,7 +16,7 @@ import numpy as np
 
 from ilrec_cli import artifacts
 from ilrec_cli.artifacts import Artifact
-from ilrec_cli.errors import UserError
+from ilrec_cli.errors import UserError, abridged
 from ilrec_cli.histories import gather_runs
 from ilrec_cli.ranking import MOST_BEAMS
 from ilrec_cli.settings import OpenModel
@@ -26,7 +26,6 @@ from ilrec_cli.stages._engines import Engine
 Unknown = Literal["error", "skip"]
 MASK_CELLS = 32_000_000  # rows x items of one call: bounds memory, not the result
 SEARCH_CELLS = 100_000_000  # the same for rows x beams x beams
-SHOWN_ID = 80  # characters of an id in a message
 
 
 class Recommendation(NamedTuple):
@@ -52,8 +51,7 @@ class UnknownIdError(UserError):
     """An original id that the data do not have."""
 
     def __init__(self, where: str, what: str, value: str, known: int):
-        shown = value if len(value) <= SHOWN_ID else f"{value[:SHOWN_ID]}..."
-        super().__init__(f"{where}{what} '{shown}' is not among the {known:,} {what}s")
+        super().__init__(f"{where}{what} '{abridged(value)}' is not among the {known:,} {what}s")
         self.value = value
 
 

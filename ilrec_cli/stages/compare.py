@@ -12,7 +12,7 @@ import numpy as np
 from ilrec_cli import artifacts, significance
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
-from ilrec_cli.errors import UserError, nearest
+from ilrec_cli.errors import UserError, abridged, nearest
 from ilrec_cli.settings import Compare
 from ilrec_cli.stages import _evaluation, _inputs, _protocol, _rankings, _summary
 from ilrec_cli.stages._summary import Judged
@@ -72,9 +72,9 @@ def _ks(metrics: tuple[str, ...]) -> list[int]:
     known = [f"{prefix}{name}" for prefix in ("", "expected_") for name in ("hit", "ndcg", "mrr")] + ["recall"]
     for metric in metrics:
         name, _, k = metric.partition("@")
-        if name not in known or not k.isdigit() or int(k) < 1:
+        if name not in known or not re.fullmatch("[1-9][0-9]{0,5}", k):
             raise UserError(
-                f"--metrics {metric}: expected NAME@K, with NAME of {', '.join(known)}.{nearest(name, known)}"
+                f"--metrics {abridged(metric)}: expected NAME@K, with NAME of {', '.join(known)}.{nearest(name, known)}"
             )
     return sorted({int(metric.partition("@")[2]) for metric in metrics})
 
