@@ -218,6 +218,21 @@ def test_compare_says_how_to_get_longer_lists(several: Path, ilrec: Run) -> None
     assert few.endswith("--run ilrec --beams 10"), "five beams, whatever the lists hold"
 
 
+def test_other_batches_give_the_same_items_but_for_scores_that_are_nearly_equal(own: Path, ilrec: Run) -> None:
+    def lists(size: int) -> list[dict[str, Any]]:
+        flags = ["--run", "ilrec", "--beams", "8", "--batch-size", str(size), "--overwrite"]
+        assert ilrec("evaluate", *common(own), *flags).code == 0
+        done = artifacts.read(folder_of(own, "test-full-beam8-vocab"), "eval")
+        return list(done.table("rankings").to_pylist())
+
+    for one, other in zip(lists(64), lists(7), strict=True):
+        assert (one["event"], one["target"]) == (other["event"], other["target"])
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+        scores = dict(zip(other["items"], other["scores"], strict=True))
+        for item, score, place in zip(one["items"], one["scores"], other["items"], strict=True):
+            assert item == place or abs(scores.get(item, other["scores"][-1]) - score) < 1e-5
+
+
 def documented() -> list[list[str]]:
     """Every command line of the documentation that begins with torchrun and is complete."""
     pages = [path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[1] / "docs").glob("*.md"))]
