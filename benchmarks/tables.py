@@ -26,7 +26,9 @@ def main() -> None:
 
 def tables() -> dict[str, str]:
     return {
-        "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(),
+        "instruments": instruments(), "collaborative": collaborative(), "demo": demo(),
+        **({"peer": peer()} if (RESULTS / "sasrec-vs-recbole.json").exists() else {}),
+        **({"million": million()} if (RESULTS / "cf-million.json").exists() else {}),
         "preprocess": preprocess(), "growth": growth(), "startup": startup(),
         "lora_rows": lora_rows(),
         "serve": serve(),
@@ -75,8 +77,6 @@ def _with_spread(values: list[float]) -> str:
 
 def peer() -> str:
     """RecBole's SASRec beside ours."""
-    if not (RESULTS / "sasrec-vs-recbole.json").exists():
-        return ""
     cell = json.loads((RESULTS / "sasrec-vs-recbole.json").read_text())
     theirs, ours = cell["recbole"], cell["ilrec"]
     names = {"seconds_to_level": f"to validation NDCG@10 {cell['level']:.4f}", "epoch_seconds": "one epoch of training (median)",
@@ -87,6 +87,19 @@ def peer() -> str:
     ]
     rows.insert(1, ["epochs to it", theirs["epochs_to_level"], ours["epochs_to_level"], ""])
     return _markdown(["SASRec, hidden size 64, 2 layers", "RecBole", "ilrec", "times as fast"], rows)
+
+
+def million() -> str:
+    """A million items: what sampled losses reach and cost, popularity beside them."""
+    cell = json.loads((RESULTS / "cf-million.json").read_text())
+    rows = [["popularity", *["-"] * 3, f"{cell['popularity']['test']['hit@10']:.4f}", *["-"] * 3]]
+    for loss in ("sampled", "gbce"):
+        found = cell[loss]
+        rows.append([f"SASRec, `loss={loss}`", found["steps"], f"{found['first']:.2f}", f"{found['loss'][-1]:.2f}",
+                     f"{found['test']['hit@10']:.4f}", f"{found['seconds_per_step']:.2f} s",
+                     f"{found['ranking_seconds']:.1f} s", f"{found['peak_gib']:.2f} GiB"])  # fmt: skip
+    return _markdown(["model", "steps", "loss of the first step", "loss of the last epoch", "hit@10", "a step",
+                      "ranking 1,000 users", "peak memory"], rows)  # fmt: skip
 
 
 def demo() -> str:

@@ -94,3 +94,18 @@ def test_hostile_sizes_of_a_step_do_not_break_batches() -> None:
     assert steps_per_epoch(5, 10**20) == 1
     (rows,) = epoch_batches(np.arange(5), 10**20, 0, 1)
     assert sorted(rows) == list(range(5))
+
+
+def test_signs_that_only_look_like_numbers_are_refused(world: Path, ilrec: Callable[..., Finished]) -> None:
+    """`"²".isdigit()` is true and `int("²")` raises."""
+    from ilrec_cli.lm.layer_probe import resolve
+    from ilrec_cli.settings import Evaluate
+
+    base = ["--dataset", "toy", "--work", world]
+    assert "expected NAME@K" in ilrec("compare", *base, "a", "b", "--metrics", "hit@²").one_line()
+    line = refusal(lambda: configs.build(Evaluate, {"dataset": "toy", "run": "x", "exit_layer": "²"}, "ilrec evaluate"))
+    assert line is not None
+    assert "expected a layer" in line
+    line = refusal(lambda: resolve(("²",), 4))
+    assert line is not None
+    assert "numbers from 1 to 4" in line
