@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +12,10 @@ import pytest
 from conftest import Finished
 
 from ilrec_cli import config as configs
-from ilrec_cli import plugins, presets
 from ilrec_cli.cf import sasrec
 from ilrec_cli.histories import Sequences
 from ilrec_cli.json_log import read_log
-from ilrec_cli.settings import TrainCf
-from ilrec_cli.stages import _cf, _inputs, tune_cf
-
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+from ilrec_cli.stages import _inputs, tune_cf
 
 SMALL = [
     "-o",
@@ -207,69 +202,3 @@ def test_a_preset_lies_under_files_and_flags(
     assert (found["epochs"], found["batch_size"]) == (1, 32)
     assert [found["options"][key] for key in ("hidden_size", "n_heads", "n_layers")] == [4, 1, 1]
     assert "choose from my-shop" in ilrec(*command[:-1], "other").one_line()
-
-
-@pytest.mark.parametrize("name", plugins.names("cf"))
-def test_every_preset_is_a_configuration(name: str) -> None:
-    plugin = plugins.load("cf", name)
-    for preset in plugin.PRESETS:
-        config = configs.build(
-            TrainCf, presets.under(TrainCf, {"dataset": "x", "model": name, "preset": preset}), preset
-        )
-        configs.build(plugin.Config, config.options, preset)
-
-
-BUDGET = {"epochs", "patience"}  # of a trial, not of a preset
-
-
-def shipped(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(settings, options) of a model on Instruments: its preset if there is one, else the defaults."""
-    preset = {"preset": "instruments"} if "instruments" in plugins.load("cf", name).PRESETS else {}
-    given = presets.under(TrainCf, {"dataset": "Instruments", "model": name, **preset})
-    config = configs.build(TrainCf, given, name)
-    return {key: getattr(config, key) for key in tune_cf.TUNABLE if key not in BUDGET}, _cf.options(
-        name, config.options
-    )
-
-
-def assert_ships_the_winner(name: str, rows: list[dict[str, Any]]) -> None:
-    won = tune_cf.best_first(rows)[0]
-    identity, (settings, options) = won["identity"], shipped(name)
-    assert "failed" not in won
-    assert (identity["dataset"], identity["limit_users"], identity["max_steps"]) == ("Instruments", None, None)
-    assert {key: identity[key] for key in settings} == settings
-    assert identity["options"] == options
-
-
-@pytest.mark.parametrize("name", [name for name in plugins.names("cf") if plugins.load("cf", name).TRAINED])
-def test_what_ships_for_instruments_is_the_winner_of_its_search(name: str) -> None:
-    rows = read_log(RESULTS / f"tune-{name}.jsonl")
-    if not all("identity" in row for row in rows):
-        pytest.skip("this log is older than the field that says what a trial was")
-    assert_ships_the_winner(name, rows)
-
-
-def test_a_preset_that_is_not_the_winner_is_noticed() -> None:
-    settings, options = shipped("sasrec")
-    identity = {**settings, "options": options, "dataset": "Instruments", "limit_users": None, "max_steps": None}
-    won = {"valid_ndcg@10": 0.2, "identity": identity}
-    other = {"valid_ndcg@10": 0.1, "identity": {**identity, "learning_rate": 0.5}}
-    failed = {"valid_ndcg@10": None, "failed": "step 1", "identity": {**identity, "clip": 1.0}}
-    assert_ships_the_winner("sasrec", [failed, other, won])
-    with pytest.raises(AssertionError):
-        assert_ships_the_winner("sasrec", [{**other, "valid_ndcg@10": 0.3}, won])
-    with pytest.raises(AssertionError):
-        assert_ships_the_winner("sasrec", [failed])
-
-
-def test_every_recorded_grid_holds_what_ships_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(RESULTS.parent)
-    grids = importlib.import_module("tune_cf").GRIDS
-    assert set(grids) == {name for name in plugins.names("cf") if plugins.load("cf", name).TRAINED}
-    for name, grid in grids.items():
-        settings, options = shipped(name)
-        for key, values in grid.values.items():
-            assert (settings | options)[key] in values, (name, key)
-        preset = plugins.load("cf", name).PRESETS.get("instruments", {})
-        assert set(preset) <= {*grid.values, *BUDGET}, f"{name}: the grid leaves out a part of the preset"
-        assert 4 <= grid.trials <= 6
