@@ -140,7 +140,8 @@ def _evaluations(model: Path, data: Artifact) -> dict[str, Artifact]:
     return {
         each.name: each
         for each in done
-        if each.manifest["parents"].items() >= current.items() and each.json("metrics.json").get("version") == _evaluation.VERSION
+        if each.manifest["parents"].items() >= current.items()
+        and each.json("metrics.json").get("version") == _evaluation.VERSION
     }
 
 
