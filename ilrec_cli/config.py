@@ -79,11 +79,15 @@ def build(cls: type[C], values: dict[str, Any], where: str) -> C:
         raise UserError(f"{where}: --{missing[0].replace('_', '-')} is missing: {known[missing[0]].help}")
     typed = {key: _coerce(value, known[key], where) for key, value in values.items()}
     try:
-        return cls(**typed)
+        made = cls(**typed)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
+    for name, value in typed.items():  # what the class itself has no bound for
+        if any(isinstance(part, int) and abs(part) > LARGEST for part in _parts(value)):
+            raise UserError(f"{where}: {name} is {abridged(str(value))}, expected a number of at most 18 digits")
+    return made
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -181,12 +185,13 @@ def _coerce(value: Any, field: Field, where: str) -> Any:
         expected = _type_name(field.type)
         reason = error.errors()[0]["msg"].lower()
         raise UserError(f"{where}: {field.name} is {abridged(repr(value))}, expected {expected} ({reason})") from error
-    parts = found if isinstance(found, tuple) else (found,)
-    if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+    if any(isinstance(part, float) and not math.isfinite(part) for part in _parts(found)):
         raise UserError(f"{where}: {field.name} is {value}, expected a finite number")
-    if any(isinstance(part, int) and abs(part) > LARGEST for part in parts):
-        raise UserError(f"{where}: {field.name} is {abridged(str(value))}, expected a number of at most 18 digits")
     return found
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _optional(hint: Any) -> bool:
