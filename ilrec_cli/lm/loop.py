@@ -136,7 +136,7 @@ class Loop:
         self.updater.check()
         means = summed(self.window, self.parallel).means()
         # L = L_CPO + lambda L_CPD + mu L_CRR for ILRec (eq. 9, 12), cross-entropy for SFT.
-        loss = sum(weight * means[name] for name, weight in self.job.weights.items() if weight)
+        loss = sum(weight * means.get(name, 0.0) for name, weight in self.job.weights.items() if weight)
         self._write(loss=loss, **means, lr=rate, grad_norm=float(norm))
         bar.set_postfix(loss=f"{loss:.3f}")
         shown = "  ".join(f"{name} {value:.4f}" for name, value in {"loss": loss, **means}.items())
