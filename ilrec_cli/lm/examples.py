@@ -174,6 +174,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.windows)
 
+    def at(self, epoch: int) -> Examples:
+        """The same in every epoch."""
+        return self
+
     def lengths(self) -> np.ndarray:
         """About how many tokens each example has: for batches of like length."""
         return self.windows.lengths

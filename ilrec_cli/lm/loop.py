@@ -102,7 +102,8 @@ class Loop:
         progress, settings = self.progress, self.settings
         epoch, place = divmod(progress.step, self.per_epoch)
         epoch += 1000 * progress.phase  # phases see their rows in orders of their own
-        for rows in epoch_batches(self.job.source.lengths(), settings.batch_size, settings.seed, epoch)[place:]:
+        self.updater.source = source = self.job.source.at(epoch)
+        for rows in epoch_batches(source.lengths(), settings.batch_size, settings.seed, epoch)[place:]:
             rate = self.job.learning_rate * schedule(progress.step, self.total, settings)
             logged = self._is_logged(progress.step + 1)
             terms, norm = self.updater.update(rows, rate, progress.all_steps + 1, logged=logged)

@@ -22,7 +22,11 @@ from ilrec_cli.settings import Train
 class Source(Protocol):
     """The data of a phase: rows that become batches."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Rows of an epoch: as many in each."""
+
+    def at(self, epoch: int) -> Source:
+        """The rows of an epoch, by its number alone: itself, unless something is drawn anew."""
 
     def lengths(self) -> np.ndarray:
         """About how many tokens each row has: like lengths are batched together."""
