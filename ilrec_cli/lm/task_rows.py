@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ilrec_cli.errors import UserError
 from ilrec_cli.lm import templates
 from ilrec_cli.lm.examples import Batch, Catalogue
 from ilrec_cli.lm.prompts import Format
@@ -73,6 +74,10 @@ class TaskRows:
             kept.append(each.take(np.flatnonzero(some_C)))
             fits.append(fits_CT[some_C])
         wanted = tuple(share.of(len(each)) if len(each) else 0 for share, each in zip(shares, kept, strict=True))
+        for share, count in zip(shares, wanted, strict=True):
+            if not count:
+                why = "; ".join(note for note in notes if note.startswith(f"{share.task}:")) or "so few are asked for"
+                raise UserError(f"--tasks {share.task}: no example is left ({why})")
         nothing = np.zeros(0, dtype=np.int64)
         empty = Chosen(nothing, nothing, Runs(nothing, nothing, nothing), nothing, nothing)
         return cls(book, tuple(kept), tuple(fits), wanted, seed, empty, nothing).at(0), notes
@@ -90,9 +95,8 @@ class TaskRows:
         rng = np.random.default_rng([self.seed, epoch, STREAM])
         parts = []
         for cases, fits_CT, wanted in zip(self.cases, self.fits, self.wanted, strict=True):
-            if wanted:
-                case_E = draw(len(cases), wanted, rng)
-                parts.append(_chosen(cases.take(case_E), draw_templates(fits_CT[case_E], rng), rng.random))
+            case_E = draw(len(cases), wanted, rng)
+            parts.append(_chosen(cases.take(case_E), draw_templates(fits_CT[case_E], rng), rng.random))
         return replace(self, chosen=_joined(parts), task_E=np.repeat(np.arange(len(self.cases)), self.wanted))
 
     def lengths(self) -> np.ndarray:

@@ -109,3 +109,8 @@ def draw_templates(fits_CT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     place_C = (rng.random(len(fits_CT)) * fits_CT.sum(1)).astype(np.int64)
     chosen: np.ndarray = (fits_CT.cumsum(1) > place_C[:, None]).argmax(1)
     return chosen
+
+
+def known(shares: Sequence[Share]) -> tuple[str, ...]:
+    """Names of tasks."""
+    return tuple(share.task for share in shares)
