@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,8 +50,37 @@ def make_rows(
 def texts_of(data: Artifact) -> Texts:
     """Titles without the signs that end them, and descriptions as they are."""
     columns = data.table("items").select(["title", "description"]).to_pydict()
-    return Texts([(title or "").strip().rstrip(TITLE_END) for title in columns["title"]],
-                 [(text or "").strip() for text in columns["description"]])  # fmt: skip
+    said = _said(data)
+    return Texts(
+        [(title or "").strip().rstrip(TITLE_END) for title in columns["title"]],
+        [(text or "").strip() for text in columns["description"]],
+        said.preference, said.query,
+    )  # fmt: skip
+
+
+class Said(NamedTuple):
+    """What users said: texts one user after another, and how many each of them has. W users."""
+
+    user_W: np.ndarray
+    item_W: np.ndarray  # that the queries are for, -1 where there are none
+    preference: list[str]
+    preferences_W: np.ndarray
+    query: list[str]
+    queries_W: np.ndarray
+
+
+def _said(data: Artifact) -> Said:
+    """From the table of that name, where these data have one."""
+    if "said" not in data.manifest["tables"]:
+        nothing = np.zeros(0, dtype=np.int64)
+        return Said(nothing, nothing, [], nothing, [], nothing)
+    table = data.table("said")
+    user, item = (table[name].to_numpy().astype(np.int64) for name in ("user", "item"))
+    texts = [table[name].combine_chunks() for name in ("preferences", "queries")]
+    (preference, preferences), (query, queries) = (
+        (each.flatten().to_pylist(), each.value_lengths().to_numpy().astype(np.int64)) for each in texts
+    )
+    return Said(user, item, preference, preferences, query, queries)
 
 
 def layouts(settings: Train, tokenizer: Any) -> list[Layout]:
@@ -85,7 +114,7 @@ def _by_default(data: Artifact, ids: Artifact) -> tuple[str, ...]:
     """LC-Rec's tasks where items have codes and text; the next-item prompt alone elsewhere."""
     if _models.is_text(ids) or not any(texts_of(data).title_I):
         return ()
-    return tasks.DEFAULT
+    return tasks.DEFAULT + (tasks.OF_USERS if "said" in data.manifest["tables"] else ())
 
 
 def _check(specs: tuple[str, ...], config: Train, ids: Artifact) -> None:
@@ -106,7 +135,7 @@ def _cases(task: str, data: Artifact, user_E: np.ndarray, end_E: np.ndarray) -> 
     if task in ("text_to_item", "item_to_text"):
         return Cases.of_items(task, _inputs.item_order(data))
     if task in tasks.OF_USERS:
-        raise UserError(f"--tasks {task}: these data have nothing that users said (LC-Rec's .user.json)")
+        return _of_users(task, data, np.unique(user_E), max_history)
     return _targets(task, sequences, user_E, end_E, max_history)
 
 
@@ -114,3 +143,31 @@ def _targets(task: str, sequences: Sequences, user_E: np.ndarray, end_E: np.ndar
     place = sequences.offsets[user_E] + end_E
     length = np.minimum(end_E, max_history)
     return Cases.of_targets(task, sequences.items[place], Runs(sequences.items, place - length, length))
+
+
+def _of_users(task: str, data: Artifact, users: np.ndarray, max_history: int) -> Cases:
+    """A case for each of the users who said something; what they had before the item, or before their last training item.
+
+    An item that is not in the user's training part is not asked for: its answer would be a held-out one.
+    """
+    said = _said(data)
+    if not len(said.user_W):
+        raise UserError(f"--tasks {task}: these data have nothing that users said (LC-Rec's .user.json)")
+    sequences, (start_U, stop_U) = _inputs.sequences(data), _inputs.training_part(data)
+    first_W = sequences.offsets[said.user_W]
+    counts = [said.preferences_W, said.queries_W]
+    preference, query = ((np.cumsum(count_W) - count_W, count_W) for count_W in counts)
+    if task == "item_search":
+        wanted_U = np.full(len(sequences), -1)
+        wanted_U[said.user_W] = said.item_W
+        owner = np.repeat(np.arange(len(sequences)), sequences.lengths)
+        place = np.arange(len(sequences.items)) - sequences.offsets[owner]
+        here = (sequences.items == wanted_U[owner]) & (place >= start_U[owner]) & (place < stop_U[owner])
+        end_U = np.full(len(sequences), -1)
+        np.maximum.at(end_U, owner[here], place[here])
+        end_W, item_W = end_U[said.user_W], said.item_W
+    else:
+        end_W, item_W = np.maximum(stop_U[said.user_W] - 1, 0), np.full(len(said.user_W), -1)
+    length_W = np.clip(end_W, 0, max_history)
+    cases = Cases(task, item_W, Runs(sequences.items, first_W + end_W - length_W, length_W), preference, query)
+    return cases.take(np.flatnonzero((end_W >= 0) & np.isin(said.user_W, users)))
