@@ -71,6 +71,21 @@ def catalogue(ids: Artifact, tokenizer: Any) -> Catalogue:
     return Catalogue.build(tokens, tokenizer)
 
 
+def trained_layouts(run: Artifact) -> list[Layout]:
+    """How a run's histories become tokens: one for each next-item prompt that it was trained with."""
+    found = run.json("layout.json")
+    return [Layout.from_dict(each) for each in found.get("templates", [found])]
+
+
+def trained_layout(run: Artifact, template: int = 0) -> Layout:
+    """The one of that number; `UserError` where there are fewer."""
+    found = trained_layouts(run)
+    if template >= len(found):
+        there = "one prompt" if len(found) == 1 else f"prompts 0 to {len(found) - 1}"
+        raise UserError(f"--template {template}: '{run.name}' was trained with {there}")
+    return found[template]
+
+
 def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:
     """Over what probabilities are to sum to one: as asked, or as trained; `UserError` where that was never trained."""
     trained: Normalize = run.config.get("vocab_scope", "vocab")
@@ -84,12 +99,12 @@ def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:
 
 def open_ranker(
     run: Artifact, ids: Artifact, data: Artifact, *, device: torch.device, dtype: torch.dtype, beams: int,
-    normalize: Normalize | None = None, exit_layer: int | None = None,
+    normalize: Normalize | None = None, exit_layer: int | None = None, template: int = 0,
 ) -> Ranker:  # fmt: skip
     """A trained language model with its catalogue and layout."""
     opened = backbone.open_saved(run.path / "model", dtype)
     items = catalogue(ids, opened.tokenizer)
-    layout = Layout.from_dict(run.json("layout.json"))
+    layout = trained_layout(run, template)
     popularity: np.ndarray = _inputs.training_popularity(data)
     model = opened.model.to(device).eval()
     heads = None if exit_layer is None else open_heads(run.path, final_norm(backbone.causal_lm(model)))

@@ -134,7 +134,7 @@ def _plainest(done: list[Artifact]) -> list[Artifact]:
     default = [each for each in done if each.name.removeprefix("test-").removeprefix("valid-") in DEFAULTS]
     if default:
         return default
-    for special in ("limit_users", "exit_layer"):
+    for special in ("limit_users", "exit_layer", "template"):
         plain = [each for each in done if special not in each.json("metrics.json")["protocol"]]
         done = plain or done
     return done

@@ -15,7 +15,7 @@ from ilrec_cli.metrics import KS, REPORTED
 from ilrec_cli.ranking import LISTED
 from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
-from ilrec_cli.stages import _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _workers
+from ilrec_cli.stages import _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _templates, _workers
 from ilrec_cli.stages._evaluation import Plan
 from ilrec_cli.stages._workers import Workers
 
@@ -101,8 +101,13 @@ def _language(
                     {"method": model.config["method"]}, searched)  # fmt: skip
         return plan, _evaluation.run(plan, lambda: _rankers.open_lm(plan, ids, workers.device), workers, console)
 
+    if config.all_templates:
+        count = len(_models.trained_layouts(model))
+        each = [evaluated(_protocol.of_lm(config, template=number)) for number in range(count)]
+        return _templates.mean(each, workers, console), [], {}
     layers = _layers(config, model)
-    plans = [evaluated(_protocol.of_lm(config, exit_layer=layer)) for layer in layers]
+    _models.trained_layout(model, config.template)
+    plans = [evaluated(_protocol.of_lm(config, exit_layer=layer, template=config.template)) for layer in layers]
     rows = [
         {"layer": layer, "users_per_second": _evaluation.pace_of(plan.folder), **found["metrics"]}
         for layer, (plan, found) in zip(layers, plans, strict=True)
