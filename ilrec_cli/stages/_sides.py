@@ -94,7 +94,7 @@ def _like(offer: Offer, others: Sequence[Offer]) -> list[Offer]:
 def _only(offers: list[Offer]) -> Offer:
     """The evaluation of evaluate's defaults, or the only one over all users with the last layer, or the only one."""
     left = [each for each in offers if each.protocol.removeprefix("test-").removeprefix("valid-") in DEFAULTS] or offers
-    for special in ("limit_users", "exit_layer"):
+    for special in ("limit_users", "exit_layer", "template"):
         left = [each for each in left if special not in each.rules] or left
     if len(left) > 1:
         name = left[0].selector

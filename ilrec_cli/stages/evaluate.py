@@ -18,7 +18,7 @@ from ilrec_cli.metrics import KS, REPORTED
 from ilrec_cli.ranking import MOST_BEAMS
 from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
-from ilrec_cli.stages import _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _workers
+from ilrec_cli.stages import _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _templates, _workers
 from ilrec_cli.stages._evaluation import Opened, Plan
 from ilrec_cli.stages._workers import Workers
 
@@ -27,12 +27,13 @@ Found = dict[str, Any]
 
 
 class Job(NamedTuple):
-    """A model's evaluations: one, or one for every layer; then its exact scores."""
+    """A model's evaluations: one, or one for every layer or every prompt; then its exact scores."""
 
     plans: list[Plan]
     layers: list[int | None]
     exact: Plan | None
     opened: Callable[[Plan, torch.device], Opened]
+    averaged: bool = False  # over the prompts
 
 
 def run(config: Evaluate) -> dict[str, Any]:
@@ -44,7 +45,8 @@ def run(config: Evaluate) -> dict[str, Any]:
     more: dict[str, dict[str, Any]] = {"exit_layers": {}, "exact": {}}
     for label, job in jobs.items():
         every = [_evaluated(plan, job, workers, console) for plan in job.plans]
-        results[label] = every[-1]
+        pairs = list(zip(job.plans, every, strict=True))
+        results[label] = _templates.mean(pairs, workers, console) if job.averaged else every[-1]
         if config.exit_layer is not None and job.layers:
             more["exit_layers"][label] = _by_layer(config, label, job, every, console)
         if job.exact is not None:
@@ -126,14 +128,18 @@ def _language(config: Evaluate, model: Artifact, data: Artifact) -> Job:
     ids = _inputs.ids_of_run(config, model, data)
     config = replace(config, normalize=_models.trained_scope(model, config.normalize))
     layers = _layers(config, model)
-    rules = [_protocol.of_lm(config, exit_layer=layer) for layer in layers]
+    rules = [_protocol.of_lm(config, exit_layer=layer, template=config.template) for layer in layers]
+    _models.trained_layout(model, config.template)
+    if config.all_templates:
+        count = len(_models.trained_layouts(model))
+        rules = [_protocol.of_lm(config, template=number) for number in range(count)]
     ks, made = tuple(k for k in _ks(config) if k <= config.beams), {"method": model.config["method"]}
     plans = [Plan(model, data, each, "run", ks, config.batch_size, config.overwrite, made) for each in rules]
     exact = None
     if config.exact is not None:
         rule = _protocol.exact(rules[-1], config.exact, config.seed)
         exact = replace(plans[-1], rules=rule, ks=_ks(config), searched=plans[-1].folder)
-    return Job(plans, layers, exact, lambda plan, device: _rankers.open_lm(plan, ids, device))
+    return Job(plans, layers, exact, lambda plan, device: _rankers.open_lm(plan, ids, device), config.all_templates)
 
 
 def _by_layer(config: Evaluate, label: str, job: Job, every: list[Found], console: Console) -> list[Found]:

@@ -79,6 +79,8 @@ def _collect(config: Report, data_digest: str, console: Console) -> dict[str, li
                     if result.get("version") != _evaluation.VERSION:
                         outdated += 1
                         continue
+                    if result["protocol"].get("template"):  # one of many prompts: evaluate tells their mean
+                        continue
                     row = _row(name, kind, model["config"], result, train)
                     groups.setdefault(_title(result), []).append(row)
     if outdated:
