@@ -172,7 +172,9 @@ def equipped(opened: Backbone, settings: Train, ids: Artifact) -> Backbone:
         )
         backbone.add_lora(opened, lora, token_ids, settings.seed)
     if settings.gradient_checkpointing:
-        opened.model.gradient_checkpointing_enable()
+        model = opened.model  # whose method has another name since transformers 5.20; the old one warns
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return opened
 
 
