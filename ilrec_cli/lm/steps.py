@@ -14,6 +14,7 @@ from ilrec_cli.batching import share
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.examples import Batch
 from ilrec_cli.lm.model import Loss, Rewards
+from ilrec_cli.lm.responses import Responses
 from ilrec_cli.lm.sharding import Parallel
 from ilrec_cli.lm.terms import Terms
 from ilrec_cli.settings import Train
@@ -30,7 +31,7 @@ class Source(Protocol):
     def supervised(self, rows: np.ndarray) -> int:
         """What divides the loss of a batch: its supervised tokens, or pairs; the count of every weighted term."""
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def batch(self, rows: np.ndarray) -> Batch | Responses:
         """What one forward pass sees."""
 
 
@@ -75,11 +76,11 @@ class Updater:
         self.optimizer.zero_grad()
         return total, norm
 
-    def _backward(self, batch: Batch, count: int, *, last: bool, logged: bool) -> Terms:
+    def _backward(self, batch: Batch | Responses, count: int, *, last: bool, logged: bool) -> Terms:
         """Add the gradient of a micro-batch."""
         parallel = self.parallel
         batch = batch.to(parallel.device)
-        rewards = self.rewards(batch) if self.rewards else None
+        rewards = self.rewards(batch) if self.rewards and isinstance(batch, Batch) else None
         with parallel.accumulating(last=last):
             with parallel.autocast():
                 terms = parallel.module(batch, self.loss, rewards, self.settings.loss_chunk, logged)
@@ -147,8 +148,10 @@ def make_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.A
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.999), fused=True)
 
 
-def _unsupervised(batch: Batch) -> Batch:
+def _unsupervised(batch: Batch | Responses) -> Batch | Responses:
     """The same tokens without a target: what a process without rows of its own runs, so that all stay in step."""
+    if isinstance(batch, Responses):
+        return batch.without_responses()
     return batch._replace(
         **{name: getattr(batch, name)[:0] for name in ("position_N", "target_N", "node_N", "event_N")}
     )
