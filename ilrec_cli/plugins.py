@@ -12,6 +12,7 @@ from types import ModuleType
 
 from ilrec_cli.errors import UserError, nearest
 
+ALIASES = {"sdpo": "s_dpo"}  # other names of plug-ins
 FOLDERS = {"methods": "training method", "datasets": "dataset source", "cf": "collaborative model", "ids": "ID scheme"}
 
 
@@ -19,7 +20,7 @@ def names(folder: str) -> list[str]:
     """Every plug-in of a folder, sorted.
 
     >>> names("methods")
-    ['ilrec', 'sft']
+    ['dpo', 'ilrec', 'rosepo', 's_dpo', 'sft', 'sprec']
     """
     root = Path(__file__).parent / folder
     return sorted(entry.name for entry in root.iterdir() if (entry / "__init__.py").exists() and entry.name[0] != "_")
@@ -28,9 +29,20 @@ def names(folder: str) -> list[str]:
 def load(folder: str, name: str) -> ModuleType:
     """The light module of a plug-in. `-` and `_` in names are the same."""
     known = names(folder)
-    if name.replace("-", "_") not in known:
+    if canonical(name) not in known:
         raise UserError(f"unknown {FOLDERS[folder]} '{name}'; choose from {', '.join(known)}.{nearest(name, known)}")
-    return importlib.import_module(f"ilrec_cli.{folder}.{name.replace('-', '_')}")
+    return importlib.import_module(f"ilrec_cli.{folder}.{canonical(name)}")
+
+
+def canonical(name: str) -> str:
+    """The name of its folder: `-` and `_` are the same, and some have aliases."""
+    plain = name.replace("-", "_")
+    return ALIASES.get(plain, plain)
+
+
+def shared(folder: str, module: str) -> ModuleType:
+    """A heavy module that the plug-ins of a folder share; its name starts with an underscore."""
+    return importlib.import_module(f"ilrec_cli.{folder}.{module}")
 
 
 def part(plugin: ModuleType, module: str) -> ModuleType:

@@ -35,6 +35,10 @@ class Batch(NamedTuple):
             return Batch(*(part.to(device) for part in self))
         return Batch(*(part.pin_memory().to(device, non_blocking=True) for part in self))
 
+    def fed(self) -> tuple[int, int]:
+        """(prompt tokens, response tokens) of the forward pass, without padding."""
+        return int(self.mask_BS.sum()) - len(self.target_N), len(self.target_N)
+
 
 @dataclass(frozen=True)
 class Catalogue:

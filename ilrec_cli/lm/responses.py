@@ -49,8 +49,8 @@ class Responses(NamedTuple):
         def moved(part: Tensor) -> Tensor:
             return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
 
-        parts = [moved(part) if isinstance(part, Tensor) else part for part in self[:-1]]
-        return Responses(*parts, {name: moved(part) for name, part in self.extra.items()})  # type: ignore[arg-type]
+        parts = {name: moved(part) for name, part in self._asdict().items() if isinstance(part, Tensor)}
+        return self._replace(**parts, extra={name: moved(part) for name, part in self.extra.items()})
 
     def without_responses(self) -> Responses:
         """The same tokens and nothing asked: what a process without rows of its own runs, so that all stay in step."""
@@ -133,8 +133,10 @@ def pack(
     index_BRT = np.full(response_BRT.shape, -1)
     index_BRT[:, :, 0] = np.where(count_BR > 0, np.arange(rows * answers).reshape(rows, answers), -1)
     index_BRT[row_F, answer_F, depth_F + 1] = (rows + np.arange(len(row_F))) * answers
-    parts = (input_QS, segment_QS, place_QS, position_P, target_PC, index_BRT)
-    return Responses(*(torch.from_numpy(part) for part in parts), answers > 1, extra or {})
+    return Responses(
+        torch.from_numpy(input_QS), torch.from_numpy(segment_QS), torch.from_numpy(place_QS),
+        torch.from_numpy(position_P), torch.from_numpy(target_PC), torch.from_numpy(index_BRT), answers > 1, extra or {},
+    )  # fmt: skip
 
 
 @torch.no_grad()

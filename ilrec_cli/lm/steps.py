@@ -44,6 +44,7 @@ class Updater:
     ):  # fmt: skip
         self.parallel, self.source, self.loss, self.weights = parallel, source, loss, weights
         self.rewards, self.settings = rewards, settings
+        self.fed = np.zeros(2, dtype=np.int64)  # prompt and response tokens of this process
         self.optimizer = make_optimizer(parallel.model, settings.weight_decay)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         # The fused AdamW skips its update, on the device, where `found_inf` is set; it stays set once it was.
@@ -68,6 +69,7 @@ class Updater:
         total = Terms()
         for index, part in enumerate(parts):
             batch = self.source.batch(part) if len(part) else _unsupervised(self.source.batch(rows[:1]))
+            self.fed += batch.fed() if len(part) else (0, 0)
             total = total + self._backward(batch, count, last=index == len(parts) - 1, logged=logged)
         if parallel.world == 1 and step == 1:
             self._check_counts(total, count)

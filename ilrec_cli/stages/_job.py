@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
+from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
 from ilrec_cli.lm import backbone, layer_probe, prompts
@@ -62,25 +63,32 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     """Everything loaded, the model on its processes; `opened` is a backbone to take instead of the one that is named."""
     settings, data = task.settings, task.parents["data"]
     accelerator = _processes.make_accelerator(settings, folder.parent)
-    opened = equipped(opened or open_backbone(settings, data), settings, task.parents["ids"])
+    if "from" in task.parents:
+        opened = started(settings, task.parents["from"], task.parents["ids"])
+    else:
+        opened = equipped(opened or open_backbone(settings, data), settings, task.parents["ids"])
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
-    layout = _models.new_layout(settings.targets, opened.tokenizer)
+    layout = _layout(task, opened)
     examples = make_examples(settings, data, items, layout)
     model = supervised(task, opened, items)
     model.check_phi()
     parallel = Parallel(model, accelerator, shard=settings.shard, dtype=settings.dtype)
+    scorer = _models.open_cf(task.parents["cf"], data, accelerator.device) if "cf" in task.parents else None
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
-        scorer = _models.open_cf(task.parents["cf"], data, accelerator.device) if "cf" in task.parents else None
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
     validate = _validation(settings, data, parallel, items, layout)
-    phases = task.method.phases(task.options)
+    phases = [phase for phase in task.method.phases(task.options) if not (phase.start and "from" in task.parents)]
 
     def job(index: int) -> Job:
         phase = phases[index]
         popularity = _inputs.training_popularity(data)
         place = folder / "phases" / str(index + 1)
-        material = Material(settings, task.options, examples, popularity, parallel, place, index)
+        material = Material(
+            settings, task.options, examples, popularity, parallel, place, index,
+            max_history=data.json("card.json")["max_history"], scorer=scorer and scorer.scores,
+            vectors=_models.vectors(task.parents["ids"]), console=Console.of(settings),
+        )  # fmt: skip
         return Job(
             parallel=parallel,
             source=examples if phase.data == "next_item" else _part(task.method, phase.data)(material),
@@ -94,6 +102,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
             folder=folder,
             identity=_run_folder.identity(task),
             name=phase.name if len(phases) > 1 else None,
+            cost=material.cost,
         )
 
     return Prepared(opened, parallel, examples, [partial(job, index) for index in range(len(phases))])
@@ -155,17 +164,40 @@ def equipped(opened: Backbone, settings: Train, ids: Artifact) -> Backbone:
     """The model with item tokens, and adapters if asked for."""
     token_ids = backbone.add_item_tokens(opened, _models.special_tokens(ids), settings.seed)
     if settings.tuning == "lora":
-        lora = Lora(
-            r=settings.lora_r,
-            alpha=settings.lora_alpha,
-            dropout=settings.lora_dropout,
-            targets=settings.lora_targets,
-            rank_stabilised=settings.lora_rslora,
-        )
-        backbone.add_lora(opened, lora, token_ids, settings.seed)
+        backbone.add_lora(opened, _lora(settings), token_ids, settings.seed)
     if settings.gradient_checkpointing:
         opened.model.gradient_checkpointing_enable()
     return opened
+
+
+def started(settings: Train, run: Artifact, ids: Artifact) -> Backbone:
+    """The model of a run, trainable as it was there."""
+    opened = backbone.open_saved(run.path / "model", weight_dtype(settings), trainable=True)
+    if settings.tuning == "lora" and opened.base is None:
+        # Adapters on a model from scratch were merged into it: new ones start from there.
+        vocabulary = opened.tokenizer.get_vocab()
+        token_ids = [vocabulary[token] for token in _models.special_tokens(ids)]
+        backbone.add_lora(opened, _lora(settings), token_ids, settings.seed)
+    if settings.gradient_checkpointing:
+        opened.model.gradient_checkpointing_enable()
+    return opened
+
+
+def _lora(settings: Train) -> Lora:
+    return Lora(
+        r=settings.lora_r,
+        alpha=settings.lora_alpha,
+        dropout=settings.lora_dropout,
+        targets=settings.lora_targets,
+        rank_stabilised=settings.lora_rslora,
+    )
+
+
+def _layout(task: Task, opened: Backbone) -> Layout:
+    """How histories become tokens: as in the run that this one starts from, if it does."""
+    if "from" in task.parents:
+        return Layout.from_dict(task.parents["from"].json("layout.json"))
+    return _models.new_layout(task.settings.targets, opened.tokenizer)
 
 
 def _texts(data: Artifact) -> list[str]:
@@ -197,7 +229,8 @@ def supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
 def _part(method: ModuleType, reference: str) -> Any:
     """What a phase names as "module:function"."""
     module, _, function = reference.partition(":")
-    return getattr(plugins.part(method, module), function)
+    found = plugins.shared("methods", module) if module.startswith("_") else plugins.part(method, module)
+    return getattr(found, function)
 
 
 def make_examples(settings: Train, data: Artifact, items: Catalogue, layout: Layout) -> Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,14 @@ def catalogue(ids: Artifact, tokenizer: Any) -> Catalogue:
             "with other identifiers. Train with these, or build its own again"
         )
     return Catalogue.build(tokens, tokenizer)
+
+
+def vectors(ids: Artifact) -> Callable[[], np.ndarray] | None:
+    """What reads the vectors that identifiers were made from; None where they keep none."""
+    from safetensors.numpy import load_file
+
+    path = ids.path / "embeddings.safetensors"
+    return (lambda: np.asarray(load_file(path)["embeddings"])) if path.is_file() else None
 
 
 def new_layout(targets: str, tokenizer: Any) -> Layout:
