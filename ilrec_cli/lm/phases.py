@@ -94,7 +94,10 @@ def run_phases(
         job.cost.add(seconds=time.perf_counter() - start)
         progress.seconds += time.perf_counter() - start
         if job.name is not None:
-            console.say(f"Phase {progress.phase + 1} of {len(phases)}: {job.name}, {len(job.source):,} rows")
+            console.say(
+                f"Phase {progress.phase + 1} of {len(phases)}: {job.name}, {len(job.source):,} rows, {job.epochs} epochs at a "
+                f"rate of {job.learning_rate:g}"
+            )
         loop = Loop(job, progress, console)
         if path is not None and progress.step:
             loop.restore(path)

@@ -49,7 +49,7 @@ class Responses(NamedTuple):
         def moved(part: Tensor) -> Tensor:
             return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
 
-        parts = {name: moved(part) for name, part in self._asdict().items() if isinstance(part, Tensor)}
+        parts: dict[str, Any] = {name: moved(part) for name, part in self._asdict().items() if isinstance(part, Tensor)}
         return self._replace(**parts, extra={name: moved(part) for name, part in self.extra.items()})
 
     def without_responses(self) -> Responses:

@@ -78,7 +78,8 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
     validate = _validation(settings, data, parallel, items, layout)
-    phases = [phase for phase in task.method.phases(task.options) if not (phase.start and "from" in task.parents)]
+    every = task.method.phases(task.options)
+    phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
 
     def job(index: int) -> Job:
         phase = phases[index]
@@ -101,7 +102,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
             epochs=phase.epochs or settings.epochs,
             folder=folder,
             identity=_run_folder.identity(task),
-            name=phase.name if len(phases) > 1 else None,
+            name=phase.name if len(every) > 1 else None,
             cost=material.cost,
         )
 

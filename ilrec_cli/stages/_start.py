@@ -8,6 +8,7 @@ from typing import Any
 from ilrec_cli import artifacts
 from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
+from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.methods._phase import Phase
 from ilrec_cli.settings import Train
@@ -42,13 +43,13 @@ def taken_over(config: Train, data: Artifact) -> tuple[Train, Artifact, Artifact
     return replace(config, **{name: getattr(theirs, name) for name in TAKEN}), run, ids
 
 
-def refuse_unused(config: Train, phases: list[Phase]) -> None:
-    """`UserError` for a rate that no phase would use: those that are left have their own."""
+def warn_of_unused(config: Train, phases: list[Phase]) -> None:
+    """Say so where a rate was given that no phase will use, because those that are left have their own."""
     left = [phase for phase in phases if not phase.start]
     if config.learning_rate is not None and all(phase.learning_rate for phase in left):
-        raise UserError(
-            f"--learning-rate is that of the fine-tuning which --from {config.from_} leaves out; the phases of {config.method} have "
-            f"rates among its options: ilrec methods {config.method}"
+        Console.of(config).warn(
+            f"--learning-rate is that of the fine-tuning which --from {config.from_} leaves out; the rates of {config.method} are among "
+            f"its options: ilrec methods {config.method}"
         )
 
 

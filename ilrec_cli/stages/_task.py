@@ -20,7 +20,7 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
     options = configs.build(method.Config, config.options, f"method '{config.method}'")
     data, parents = _inputs.read_data(config), {}
     if config.from_ is not None:
-        _start.refuse_unused(config, method.phases(options))
+        _start.warn_of_unused(config, method.phases(options))
         config, parents["from"], ids = _start.taken_over(config, data)
     else:
         ids = _inputs.read_ids(config, data, config.ids)
