@@ -19,7 +19,7 @@ from ilrec_cli.batching import epoch_batches, steps_per_epoch
 from ilrec_cli.console import Console
 from ilrec_cli.interrupt import Stopped, stop_requests
 from ilrec_cli.json_log import JsonLog
-from ilrec_cli.lm.cost import Cost
+from ilrec_cli.lm.cost import COUNTS, Cost
 from ilrec_cli.lm.examples import Batch
 from ilrec_cli.lm.model import Loss, Rewards
 from ilrec_cli.lm.sharding import Parallel
@@ -134,7 +134,9 @@ class Loop:
         if better:
             progress.best, progress.best_step, progress.evaluations_since_best = scores["ndcg@10"], progress.step, 0
             self._save(self._best(progress.step))
-        self._write(best=better, **{f"valid_{name}": value for name, value in scores.items()})
+        self._account()
+        counts = {name: progress.costs[progress.phase][name] for name in COUNTS}
+        self._write(best=better, **{f"valid_{name}": value for name, value in scores.items()}, **counts)
         self.console.say(
             f"step {progress.all_steps:>6}  epoch {progress.step / self.per_epoch:5.2f}  validation NDCG@10 "
             f"{scores['ndcg@10']:.4f}  Hit@10 {scores['hit@10']:.4f}{'  best' if better else ''}"

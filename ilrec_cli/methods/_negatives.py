@@ -16,6 +16,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.preference import Histories, Pairs, scored
+from ilrec_cli.ranking import top_k
 
 ROWS = 4096  # at a time, where a matrix of rows by candidates is made
 
@@ -81,20 +82,26 @@ def similar(
     """item_EJ among the `near` items whose vectors have the largest cosine with the target's."""
     known = Known(prompts)
     unit_ID = vector_ID / np.maximum(np.linalg.norm(vector_ID, axis=1, keepdims=True), 1e-12)
-    # A user's own items may all be closer; those and the target's namesakes are passed over.
-    spare = int(np.bincount(known.seen // known.nodes).max(initial=0)) + int(np.bincount(known.leaf_I).max())
-    width = min(len(unit_ID), near + spare)
-    parts = []
+    target_E, parts = prompts.targets(), []
+    if allowed_EM is None:
+        # A user's own items may all be closer, each with namesakes.
+        longest = int(np.bincount(known.seen // known.nodes).max(initial=0))
+        near_IM = _nearest(unit_ID, (near + longest) * int(np.bincount(known.leaf_I).max()))
     for start in range(0, len(prompts), ROWS):
         rows = np.arange(start, min(start + ROWS, len(prompts)))
         if allowed_EM is None:
-            target, place = np.unique(prompts.targets()[rows], return_inverse=True)
-            near_BM = np.argsort(-(unit_ID[target] @ unit_ID.T), axis=1, kind="stable")[:, :width][place]
+            item_BM = near_IM[target_E[rows]]
         else:
-            cosine_BM = np.einsum("bd,bmd->bm", unit_ID[prompts.targets()[rows]], unit_ID[allowed_EM[rows]])
-            near_BM = np.take_along_axis(allowed_EM[rows], np.argsort(-cosine_BM, axis=1, kind="stable"), axis=1)
-        parts.append(_picked(near_BM, ~known.bad(rows, near_BM) & ~known.repeated(near_BM), near, count, rng))
+            cosine_BM = np.einsum("bd,bmd->bm", unit_ID[target_E[rows]], unit_ID[allowed_EM[rows]])
+            item_BM = np.take_along_axis(allowed_EM[rows], np.argsort(-cosine_BM, axis=1, kind="stable"), axis=1)
+        parts.append(_picked(item_BM, ~known.bad(rows, item_BM) & ~known.repeated(item_BM), near, count, rng))
     return np.concatenate(parts)
+
+
+def _nearest(unit_ID: np.ndarray, width: int) -> np.ndarray:
+    """near_IM of every item, itself among them."""
+    every = torch.from_numpy(np.ascontiguousarray(unit_ID))
+    return torch.cat([top_k(part @ every.T, width) for part in torch.split(every, 1024)]).numpy()
 
 
 def own_mistakes(
