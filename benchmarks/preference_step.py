@@ -39,7 +39,7 @@ from ilrec_cli.methods.sprec.loss import make_loss as make_sprec
 
 ITEM, NEGATIVES = 5, 5  # tokens of an item, its end token included
 PROMPTS = (30, 60, 120)
-ROUNDS = 7
+ROUNDS = 5
 
 
 class Size(NamedTuple):

@@ -170,8 +170,24 @@ def _by_token(lm: SupervisedLM, batch: Responses) -> Tensor:
 
 
 def _log_probs(lm: SupervisedLM, hidden_PD: Tensor, target_PC: Tensor) -> Tensor:
-    logits_PV = lm.phi(hidden_PD, hidden_PD.new_zeros(0))[0]
-    return logits_PV.gather(1, target_PC) - logits_PV.logsumexp(1, keepdim=True)
+    found: Tensor = _Chosen.apply(lm.phi(hidden_PD, hidden_PD.new_zeros(0))[0], target_PC)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Chosen(torch.autograd.Function):
+    """log_prob_PC of some tokens of each position; the gradient is made in one pass over the vocabulary."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_PV: Tensor, target_PC: Tensor) -> Tensor:
+        log_total_P1 = logits_PV.logsumexp(1, keepdim=True)
+        ctx.save_for_backward(logits_PV, log_total_P1, target_PC)
+        return logits_PV.gather(1, target_PC) - log_total_P1
+
+    @staticmethod
+    def backward(ctx: Any, gradient_PC: Tensor) -> tuple[Tensor, None]:
+        logits_PV, log_total_P1, target_PC = ctx.saved_tensors
+        found_PV = (logits_PV - log_total_P1).exp_().mul_(-gradient_PC.sum(1, keepdim=True))
+        return found_PV.scatter_add_(1, target_PC, gradient_PC), None
 
 
 def _mask_type(stack: Any) -> torch.dtype:
