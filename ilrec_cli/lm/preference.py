@@ -93,11 +93,19 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.item_ER)
 
+    def at(self, epoch: int) -> Pairs:
+        """The same in every epoch."""
+        return self
+
     def lengths(self) -> np.ndarray:
         return self.prompts.lengths()
 
     def supervised(self, rows: np.ndarray) -> int:
         return len(rows)
+
+    def rewarded(self, rows: np.ndarray) -> int:
+        """No term of pairs is counted apart."""
+        return 0
 
     def batch(self, rows: np.ndarray) -> Responses:
         token_BRT = self.catalogue.token_ID[self.item_ER[rows]]

@@ -13,7 +13,7 @@ from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf._common import Facts
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm import backbone, prompts
+from ilrec_cli.lm import backbone
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.heads import open_heads
 from ilrec_cli.lm.model import final_norm
@@ -78,11 +78,6 @@ def vectors(ids: Artifact) -> Callable[[], np.ndarray] | None:
 
     path = ids.path / "embeddings.safetensors"
     return (lambda: np.asarray(load_file(path)["embeddings"])) if path.is_file() else None
-
-
-def new_layout(targets: str, tokenizer: Any) -> Layout:
-    """How histories become tokens for a model to be trained with --targets last or all."""
-    return Layout.stream(tokenizer) if targets == "all" else Layout.prompt(tokenizer, prompts.NEXT_ITEM[0])
 
 
 def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:

@@ -8,7 +8,7 @@ from ilrec_cli import config as configs
 from ilrec_cli import plugins
 from ilrec_cli.lm import backbone
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _start
+from ilrec_cli.stages import _inputs, _start, _tasks
 from ilrec_cli.stages._job import Task
 
 RATES = {"tiny": 2e-3, "full": 5e-5, "lora": 1e-4}  # LC-Rec's full fine-tuning, BIGRec's LoRA; tiny: ours
@@ -25,10 +25,9 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
     else:
         ids = _inputs.read_ids(config, data, config.ids)
     tiny = backbone.is_tiny(config.backbone)
-    targets = ("all" if tiny else "last") if config.targets == "auto" else config.targets
     rate = config.learning_rate or RATES["tiny" if tiny else config.tuning]
-    config = replace(config, method=plugins.short_name(method), targets=targets, learning_rate=rate)
     parents = {"data": data, "ids": ids, **parents}
+    config = replace(_tasks.decided(config, data, ids), method=plugins.short_name(method), learning_rate=rate)
     needs = method.needs(options)
     if rewards and {"cf_scores", "cf_oracle"} & set(needs):
         parents["cf"] = _inputs.read_cf(config, data, config.cf)
