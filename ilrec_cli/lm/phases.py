@@ -40,7 +40,6 @@ class Material:
     # Scores_BI of a collaborative model for histories (padded with -1), where the method needs them.
     scorer: Callable[[Tensor], Tensor] | None = None
     vectors: Callable[[], np.ndarray] | None = None  # vector_ID of the items, where the identifiers keep them
-    allowed_EI: np.ndarray | None = None  # the only items that may be negatives of each target, padded with -1
     cost: Cost = field(default_factory=Cost)
     console: Console = field(default_factory=Console)
 

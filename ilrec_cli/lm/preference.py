@@ -20,9 +20,29 @@ from ilrec_cli.lm.responses import Responses, pack, takes_branches
 
 
 class Prompts(Protocol):
-    """What responses follow, one for every training target."""
+    """What responses follow, one for every training target. Responses are items."""
+
+    @property
+    def catalogue(self) -> Catalogue: ...
+    @property
+    def pad(self) -> int: ...
+    @property
+    def allowed(self) -> np.ndarray | None:
+        """allowed_EM: the only items that may be negatives of each target, padded with -1; None: all of them."""
 
     def __len__(self) -> int: ...
+
+    def targets(self) -> np.ndarray:
+        """target_E: the item chosen."""
+
+    def users(self) -> np.ndarray:
+        """user_E of each target."""
+
+    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """(user, item) of all that training knows of the users."""
+
+    def items(self, rows: np.ndarray) -> np.ndarray:
+        """history_BT that the prompts show, padded with -1."""
 
     def lengths(self) -> np.ndarray:
         """About how many tokens each prompt has."""
@@ -36,6 +56,7 @@ class Histories:
     """The items before each training target, most recent last, in the layout that was trained."""
 
     examples: Examples  # one target each
+    allowed: np.ndarray | None = None  # allowed_EM
 
     @classmethod
     def of(cls, examples: Examples, max_history: int) -> Histories:
@@ -47,6 +68,14 @@ class Histories:
         each = Windows(np.maximum(begin_E, place_E - max_history), place_E, place_E + 1)
         return cls(Examples(sequences, each, examples.catalogue, examples.layout))
 
+    @property
+    def catalogue(self) -> Catalogue:
+        return self.examples.catalogue
+
+    @property
+    def pad(self) -> int:
+        return self.examples.layout.pad
+
     def __len__(self) -> int:
         return len(self.examples)
 
@@ -54,7 +83,6 @@ class Histories:
         return self.examples.lengths()
 
     def items(self, rows: np.ndarray) -> np.ndarray:
-        """history_BT, padded with -1."""
         windows = self.examples.windows.take(rows)
         return gather_runs(self.examples.sequences.items, windows.start, windows.first - windows.start)
 
@@ -63,15 +91,12 @@ class Histories:
         return input_BS[mask_BS > 0].numpy(), mask_BS.sum(1).numpy()
 
     def targets(self) -> np.ndarray:
-        """target_E: the item chosen."""
         return np.asarray(self.examples.sequences.items[self.examples.windows.first])
 
     def users(self) -> np.ndarray:
-        """user_E of each target."""
         return _user(self.examples, self.examples.windows.first)
 
     def seen(self) -> tuple[np.ndarray, np.ndarray]:
-        """(user, item) of everything in the training parts that the examples show."""
         windows = self.examples.windows
         count = windows.stop - windows.start
         place_M = np.repeat(windows.start, count) + np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
@@ -85,9 +110,7 @@ class Pairs:
 
     prompts: Prompts
     item_ER: np.ndarray
-    catalogue: Catalogue
     branched: bool = True
-    pad: int = 0
     extra: dict[str, np.ndarray] = field(default_factory=dict)  # what the loss needs of each row
 
     def __len__(self) -> int:
@@ -108,10 +131,15 @@ class Pairs:
         return 0
 
     def batch(self, rows: np.ndarray) -> Responses:
-        token_BRT = self.catalogue.token_ID[self.item_ER[rows]]
-        token_BRT = token_BRT[:, :, : int(self.catalogue.length_I[self.item_ER[rows]].max())]
+        catalogue, item_BR = self.prompts.catalogue, self.item_ER[rows]
+        token_BRT = catalogue.token_ID[item_BR][:, :, : int(catalogue.length_I[item_BR].max())]
         extra = {name: torch.from_numpy(values[rows]) for name, values in self.extra.items()}
-        return pack(*self.prompts.tokens(rows), token_BRT, branched=self.branched, pad=self.pad, extra=extra)
+        return pack(*self.prompts.tokens(rows), token_BRT, branched=self.branched, pad=self.prompts.pad, extra=extra)
+
+
+def prompts_of(material: Material) -> Prompts:
+    """Those of the phase's task."""
+    return Histories.of(material.examples, material.max_history)
 
 
 def branches(material: Material) -> bool:

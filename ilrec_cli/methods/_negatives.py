@@ -15,7 +15,7 @@ import torch
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.phases import Material
-from ilrec_cli.lm.preference import Histories, Pairs, scored
+from ilrec_cli.lm.preference import Pairs, Prompts, scored
 from ilrec_cli.ranking import top_k
 
 ROWS = 4096  # at a time, where a matrix of rows by candidates is made
@@ -24,8 +24,8 @@ ROWS = 4096  # at a time, where a matrix of rows by candidates is made
 class Known:
     """What may not be a negative of a row, by identifier."""
 
-    def __init__(self, prompts: Histories):
-        trie = prompts.examples.catalogue.trie
+    def __init__(self, prompts: Prompts):
+        trie = prompts.catalogue.trie
         self.leaf_I = trie.leaf_of(torch.arange(trie.items)).numpy()
         self.target_E, self.user_E, self.nodes = self.leaf_I[prompts.targets()], prompts.users(), len(trie)
         user, item = prompts.seen()
@@ -48,11 +48,10 @@ class Known:
 
 
 def drawn(
-    prompts: Histories, count: int, rng: np.random.Generator, *, weight_I: np.ndarray | None = None,
-    allowed_EM: np.ndarray | None = None,
+    prompts: Prompts, count: int, rng: np.random.Generator, *, weight_I: np.ndarray | None = None
 ) -> np.ndarray:  # fmt: skip
     """item_EJ: distinct ones, uniform or by weight; from a row's allowed items alone where those are given."""
-    known, rows = Known(prompts), np.arange(len(prompts))
+    known, rows, allowed_EM = Known(prompts), np.arange(len(prompts)), prompts.allowed
     if allowed_EM is not None:
         # The largest of log w + Gumbel noise are a draw by weight, without repeats.
         noise_EM = rng.gumbel(size=allowed_EM.shape) + (0 if weight_I is None else np.log(weight_I[allowed_EM]))
@@ -76,13 +75,12 @@ def drawn(
 
 
 def similar(
-    prompts: Histories, vector_ID: np.ndarray, near: int, count: int, rng: np.random.Generator, *,
-    allowed_EM: np.ndarray | None = None,
+    prompts: Prompts, vector_ID: np.ndarray, near: int, count: int, rng: np.random.Generator
 ) -> np.ndarray:  # fmt: skip
     """item_EJ among the `near` items whose vectors have the largest cosine with the target's."""
     known = Known(prompts)
     unit_ID = vector_ID / np.maximum(np.linalg.norm(vector_ID, axis=1, keepdims=True), 1e-12)
-    target_E, parts = prompts.targets(), []
+    target_E, allowed_EM, parts = prompts.targets(), prompts.allowed, []
     if allowed_EM is None:
         # A user's own items may all be closer, each with namesakes.
         longest = int(np.bincount(known.seen // known.nodes).max(initial=0))
@@ -105,16 +103,15 @@ def _nearest(unit_ID: np.ndarray, width: int) -> np.ndarray:
 
 
 def own_mistakes(
-    material: Material, prompts: Histories, beams: int, near: int, count: int, rng: np.random.Generator
+    material: Material, prompts: Prompts, beams: int, near: int, count: int, rng: np.random.Generator
 ) -> np.ndarray:
     """item_EJ among the model's `near` best answers that are wrong, by its own beams or by its scores of a row's items."""
     known, rows = Known(prompts), np.arange(len(prompts))
-    allowed_EM = material.allowed_EI
+    allowed_EM = prompts.allowed
     if allowed_EM is None:
         item_EM = answers(material, prompts, beams)
     else:
-        catalogue = prompts.examples.catalogue
-        score_EM = scored(material, Pairs(prompts, np.maximum(allowed_EM, 0), catalogue))
+        score_EM = scored(material, Pairs(prompts, np.maximum(allowed_EM, 0)))
         order = np.argsort(np.where(allowed_EM < 0, np.inf, -score_EM), axis=1, kind="stable")
         item_EM = np.take_along_axis(allowed_EM, order, axis=1)
     wrong_EM = (item_EM >= 0) & (known.leaf_I[item_EM] != known.target_E[:, None]) & ~known.repeated(item_EM)
@@ -123,9 +120,9 @@ def own_mistakes(
     return _picked(item_EM, np.where(enough, fresh_EM, wrong_EM), near, count, rng)
 
 
-def answers(material: Material, prompts: Histories, beams: int) -> np.ndarray:
+def answers(material: Material, prompts: Prompts, beams: int) -> np.ndarray:
     """item_EK: what the model as it is recommends, best first, one item of each identifier; padded with -1."""
-    parallel, catalogue = material.parallel, prompts.examples.catalogue
+    parallel, catalogue = material.parallel, prompts.catalogue
     trie, size = catalogue.trie.to(parallel.device), material.settings.micro_batch or 64
     order = np.argsort(-prompts.lengths(), kind="stable")[parallel.rank :: parallel.world]
     chunks = [order[start : start + size] for start in range(0, len(order), size)]

@@ -14,22 +14,21 @@ import torch
 from ilrec_cli import checkpoint
 from ilrec_cli.lm.backbone import causal_lm
 from ilrec_cli.lm.phases import Material
-from ilrec_cli.lm.preference import Histories, Pairs, branches, scored
+from ilrec_cli.lm.preference import Pairs, Prompts, branches, prompts_of, scored
 from ilrec_cli.methods import _negatives
 from ilrec_cli.methods._preference import REFERENCE
 
 # What a method draws: item_EJ, and by name what each row carries besides.
-Draw = Callable[[Material, Histories, np.random.Generator], tuple[np.ndarray, dict[str, np.ndarray]]]
+Draw = Callable[[Material, Prompts, np.random.Generator], tuple[np.ndarray, dict[str, np.ndarray]]]
 ITEMS = "items"
 
 
 def pairs(material: Material, draw: Draw) -> Pairs:
     """A row for every training target; the reference is the model with which the phase begins."""
-    examples = material.examples
-    prompts, branched = Histories.of(examples, material.max_history), branches(material)
+    prompts, branched = prompts_of(material), branches(material)
 
     def source(item_ER: np.ndarray, extra: dict[str, np.ndarray]) -> Pairs:
-        return Pairs(prompts, item_ER, examples.catalogue, branched, examples.layout.pad, extra)
+        return Pairs(prompts, item_ER, branched, extra)
 
     def make() -> dict[str, np.ndarray]:
         rng = np.random.default_rng([material.settings.seed, material.phase])
@@ -44,8 +43,8 @@ def pairs(material: Material, draw: Draw) -> Pairs:
 def random_pairs(material: Material) -> Pairs:
     """`options.negatives` items outside the user's training part, uniform."""
 
-    def draw(material: Material, prompts: Histories, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
-        return _negatives.drawn(prompts, material.options.negatives, rng, allowed_EM=material.allowed_EI), {}
+    def draw(material: Material, prompts: Prompts, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
+        return _negatives.drawn(prompts, material.options.negatives, rng), {}
 
     return pairs(material, draw)
 

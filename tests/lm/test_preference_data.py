@@ -139,26 +139,26 @@ def test_negatives_come_from_a_rows_own_candidates_where_it_has_some(tmp_path: P
     rng = np.random.default_rng(3)
     allowed = np.stack([rng.permutation(ITEMS)[:20] for _ in range(len(prompts))])
     allowed[:, 0], allowed[:, 19] = prompts.targets(), -1
-    some = material(tmp_path, rosepo.Config(), allowed_EI=allowed)
+    some, prompts = material(tmp_path, rosepo.Config()), replace(prompts, allowed=allowed)
     for found in (
-        _negatives.drawn(prompts, 3, rng, allowed_EM=allowed),
-        _negatives.drawn(prompts, 3, rng, weight_I=np.ones(ITEMS), allowed_EM=allowed),
-        _negatives.similar(prompts, VECTORS, 4, 3, rng, allowed_EM=allowed),
+        _negatives.drawn(prompts, 3, rng),
+        _negatives.drawn(prompts, 3, rng, weight_I=np.ones(ITEMS)),
+        _negatives.similar(prompts, VECTORS, 4, 3, rng),
         _negatives.own_mistakes(some, prompts, 2, 4, 3, rng),
     ):
         for row in range(len(prompts)):
             assert set(found[row]) <= set(allowed[row, :19])
             assert leaves()[prompts.targets()[row]] not in leaves()[found[row]]
     with pytest.raises(UserError, match="25 negatives asked for, but a row has only"):
-        _negatives.drawn(prompts, 25, rng, allowed_EM=allowed)
+        _negatives.drawn(prompts, 25, rng)
     with pytest.raises(UserError, match="29 negatives asked for, but a user leaves only"):
-        _negatives.drawn(prompts, 29, rng)
+        _negatives.drawn(replace(prompts, allowed=None), 29, rng)
 
 
 def test_own_mistakes_are_the_models_best_wrong_answers(tmp_path: Path) -> None:
     some = material(tmp_path, sprec.Config(), stream=False)
     prompts = Histories.of(some.examples, 3)
-    every = Pairs(prompts, np.tile(np.arange(30), (len(prompts), 1)), some.examples.catalogue)
+    every = Pairs(prompts, np.tile(np.arange(30), (len(prompts), 1)))
     score_EI = scored(some, every)
     found = _negatives.own_mistakes(some, prompts, 30, 1, 1, np.random.default_rng(0))[:, 0]
     user, item = prompts.seen()

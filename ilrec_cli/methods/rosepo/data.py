@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ilrec_cli.lm.phases import Material
-from ilrec_cli.lm.preference import Histories, Pairs
+from ilrec_cli.lm.preference import Pairs, Prompts
 from ilrec_cli.methods import _negatives, _pairs
 from ilrec_cli.methods._preference import SMOOTHING
 from ilrec_cli.methods.rosepo import Config
@@ -19,24 +19,24 @@ def pairs(material: Material) -> Pairs:
     return _pairs.pairs(material, _draw)
 
 
-def _draw(material: Material, prompts: Histories, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _draw(material: Material, prompts: Prompts, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     options: Config = material.options
     if options.rejected == "self_hard":
         item_EJ = _negatives.own_mistakes(material, prompts, options.beams, options.near, 1, rng)
     elif options.rejected == "semantic":
         vector_ID = _pairs.item_vectors(material)
-        item_EJ = _negatives.similar(prompts, vector_ID, options.near, 1, rng, allowed_EM=material.allowed_EI)
+        item_EJ = _negatives.similar(prompts, vector_ID, options.near, 1, rng)
     else:
         # One more for each: an item that training never saw can be drawn too.
         weight_I = material.popularity_I + 1.0
-        item_EJ = _negatives.drawn(prompts, 1, rng, weight_I=weight_I, allowed_EM=material.allowed_EI)
+        item_EJ = _negatives.drawn(prompts, 1, rng, weight_I=weight_I)
     if options.smoothing == "constant":
         return item_EJ, {}
     return item_EJ, {SMOOTHING: smoothing(material, prompts, item_EJ)}
 
 
 @torch.no_grad()
-def smoothing(material: Material, prompts: Histories, item_EJ: np.ndarray) -> np.ndarray:
+def smoothing(material: Material, prompts: Prompts, item_EJ: np.ndarray) -> np.ndarray:
     """eps_EJ = sigma(phi(rejected) - phi(target)), at most `cap`; phi: scores for the history that the prompt shows."""
     assert material.scorer is not None
     device, parts = material.parallel.device, []

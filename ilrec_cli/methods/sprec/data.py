@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ilrec_cli.lm.phases import Material
-from ilrec_cli.lm.preference import Histories, Pairs
+from ilrec_cli.lm.preference import Pairs, prompts_of
 from ilrec_cli.lm.steps import Source
 from ilrec_cli.methods import _negatives, _pairs
 
@@ -16,7 +16,7 @@ def generated(material: Material) -> Source:
     """The next-item task; before its first step the model recommends, and that is kept for the pairs."""
 
     def make() -> dict[str, np.ndarray]:
-        prompts = Histories.of(material.examples, material.max_history)
+        prompts = prompts_of(material)
         rng = np.random.default_rng([material.settings.seed, material.phase])
         return {REJECTED: _negatives.own_mistakes(material, prompts, material.options.beams, 1, 1, rng)}
 
