@@ -148,6 +148,35 @@ def test_every_family_that_takes_branches_is_right(name: str) -> None:
         torch.testing.assert_close(batch().log_probs(lm), one_by_one(model), rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_in_half_precision_branches_are_sequences_too(attention: str) -> None:
+    lm = SupervisedLM(llama(attn_implementation=attention))
+    with torch.no_grad():
+        exact = batch().log_probs(lm)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert takes_branches(lm)
+            found, alone = batch().log_probs(lm), batch(branched=False).log_probs(lm)
+        lower = SupervisedLM(llama(attn_implementation=attention).bfloat16())
+        assert takes_branches(lower)
+        stored = batch().log_probs(lower)
+    spread = (alone - exact).abs().max()
+    for each in (found, stored):
+        assert each.isfinite().all()
+        assert (each - exact).abs().max() < 3 * spread + 0.1
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    found = []
+    for recompute in (False, True):
+        lm = SupervisedLM(llama().train())
+        if recompute:
+            lm.backbone.gradient_checkpointing_enable()
+        weighed(batch().log_probs(lm)).backward()
+        found.append(gradients(lm))
+    for name, gradient in found[0].items():
+        assert torch.equal(found[1][name], gradient), name
+
+
 def test_an_architecture_without_such_masks_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not takes_branches(SupervisedLM(family("Bloom")))
     lm = SupervisedLM(llama())
