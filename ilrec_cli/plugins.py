@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ilrec_cli.errors import UserError, nearest
 
@@ -40,9 +41,11 @@ def canonical(name: str) -> str:
     return ALIASES.get(plain, plain)
 
 
-def shared(folder: str, module: str) -> ModuleType:
-    """A heavy module that the plug-ins of a folder share; its name starts with an underscore."""
-    return importlib.import_module(f"ilrec_cli.{folder}.{module}")
+def named(plugin: ModuleType, reference: str) -> Any:
+    """What "module:name" stands for in a plug-in; "_module:name" is in a module that the plug-ins of its folder share."""
+    module, _, name = reference.partition(":")
+    home = plugin.__name__.rpartition(".")[0] if module.startswith("_") else plugin.__name__
+    return getattr(importlib.import_module(f"{home}.{module}"), name)
 
 
 def part(plugin: ModuleType, module: str) -> ModuleType:

@@ -98,8 +98,8 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
             parallel=parallel,
             source=(examples if rows is None else rows)
             if phase.data == "next_item"
-            else _part(task.method, phase.data)(material),
-            loss=_part(task.method, phase.loss)(task.options),
+            else plugins.named(task.method, phase.data)(material),
+            loss=plugins.named(task.method, phase.loss)(task.options),
             weights=phase.weights or task.method.weights(task.options),
             rewards=rewards,
             validate=validate,
@@ -169,13 +169,6 @@ def supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
     )  # fmt: skip
     model.probed_layers = layer_probe.resolve(settings.probe_layers, depth)
     return model
-
-
-def _part(method: ModuleType, reference: str) -> Any:
-    """What a phase names as "module:function"."""
-    module, _, function = reference.partition(":")
-    found = plugins.shared("methods", module) if module.startswith("_") else plugins.part(method, module)
-    return getattr(found, function)
 
 
 def make_examples(settings: Train, data: Artifact, items: Catalogue, layout: Layout) -> Examples:

@@ -141,9 +141,8 @@ def estimate(task: Task, found: Traffic) -> Estimate:
     model = _job.supervised(task, opened, _models.catalogue(task.parents["ids"], opened.tokenizer))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = budget.without_data(model, mode)
-    module, _, function = phase.loss.partition(":")
     how = Pass(
-        loss=getattr(plugins.part(task.method, module), function)(task.options),
+        loss=plugins.named(task.method, phase.loss)(task.options),
         weights=phase.weights or task.method.weights(task.options),
         chunk=settings.loss_chunk,
         dtype=settings.dtype,

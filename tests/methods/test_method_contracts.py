@@ -41,9 +41,7 @@ def pairs(rows: int = 4, answers: int = 3, seed: int = 0) -> Responses:
 
 def loss_of(name: str, phase: Any) -> Any:
     plugin = plugins.load("methods", name)
-    module, function = phase.loss.split(":")
-    part = plugins.shared("methods", module) if module.startswith("_") else plugins.part(plugin, module)
-    return getattr(part, function)(plugin.Config())
+    return plugins.named(plugin, phase.loss)(plugin.Config())
 
 
 def weights_of(name: str, phase: Any) -> dict[str, float]:
