@@ -19,7 +19,7 @@ def resolve(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
         raise UserError(f"--device is '{name}', expected auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= gpus:
         raise UserError(f"--device {name}: this machine (or this build of torch) has {gpus} GPUs; see: ilrec doctor")

@@ -104,7 +104,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
         raise HTTPException(415, "expected Content-Type: application/json")
     length = request.headers.get("content-length", "0")
     too_large = HTTPException(413, f"the request is larger than {limits.body_bytes:,} bytes", {"Connection": "close"})
-    if not length.isdigit() or int(length[:12]) > limits.body_bytes:
+    if not length.isdecimal() or int(length[:12]) > limits.body_bytes:
         raise too_large
     body = bytearray()
     try:

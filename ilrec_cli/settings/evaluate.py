@@ -45,7 +45,7 @@ class Evaluate(OnUsers):
         if any(k < 1 for k in self.ks):
             raise ValueError(f"ks holds {min(self.ks)}, expected at least 1")
         layer = self.exit_layer
-        if layer is not None and layer != "all" and not (layer.isdigit() and int(layer) >= 1):
+        if layer is not None and layer != "all" and not (layer.isdecimal() and int(layer) >= 1):
             raise ValueError(f"exit_layer is '{layer}', expected a layer from 1 on, or all")
         if self.exact and self.limit_users and self.exact > self.limit_users:
             raise ValueError(f"exact is {self.exact}, expected at most --limit-users {self.limit_users}")

@@ -72,7 +72,7 @@ def _ks(metrics: tuple[str, ...]) -> list[int]:
     known = [f"{prefix}{name}" for prefix in ("", "expected_") for name in ("hit", "ndcg", "mrr")] + ["recall"]
     for metric in metrics:
         name, _, k = metric.partition("@")
-        if name not in known or not k.isdigit() or int(k) < 1:
+        if name not in known or not k.isdecimal() or int(k) < 1:
             raise UserError(
                 f"--metrics {metric}: expected NAME@K, with NAME of {', '.join(known)}.{nearest(name, known)}"
             )
