@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -29,3 +30,22 @@ def test_the_script_chains_the_stages(tmp_path: Path, ilrec: Callable[..., Finis
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ilrec-work" / "Instruments" / "report.html").is_file()
     assert "ilrec" in done.stdout
+
+
+def test_titles_are_written_grounded_and_searched(tmp_path: Path) -> None:
+    raw = instruments_folder(tmp_path / "raw", users=60)
+    index = json.loads((raw / "Instruments.index.json").read_text())
+    titles = {item: {"title": f"Drum {int(item) % 7} for {'stage' if int(item) % 2 else 'home'}"} for item in index}
+    (raw / "Instruments.item.json").write_text(json.dumps(titles))
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    smoke = ["--max-steps", "2", "--limit-users", "20"]
+    done = subprocess.run(
+        ["bash", EXAMPLES / "bigrec.sh", raw, "Instruments", *smoke], cwd=tmp_path, env=environment, text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = sorted(path.name for path in (tmp_path / "ilrec-work/Instruments/runs/bigrec-ilrec/eval").glob("test-*"))
+    assert made == [
+        "test-full-beam20-vocab", "test-full-beam20-vocab-cf0.5-sasrec", "test-full-free-beam4-tok32-titles-tfidf",
+        "test-full-free-beam4-tok32-titles-tfidf-cf-sasrec-gauto",
+    ]  # fmt: skip

@@ -112,7 +112,7 @@ def _evaluated(config: Compare, model: Path, protocol: str, data: Artifact) -> A
     folders = [path for path in sorted((model.parent / "eval").glob("[!.]*")) if artifacts.exists(path)]
     current = {"run": manifest["digest"], "data": data.digest}
     done = [artifacts.read(path, "eval") for path in folders]
-    done = [each for each in done if each.manifest["parents"] == current]
+    done = [each for each in done if each.manifest["parents"].items() >= current.items()]
     done = [each for each in done if each.json("metrics.json").get("version") == _evaluation.VERSION]
     if protocol:
         done = [each for each in done if each.name == protocol]

@@ -15,7 +15,7 @@ from ilrec_cli.metrics import KS, REPORTED
 from ilrec_cli.ranking import LISTED
 from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
-from ilrec_cli.stages import _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _workers
+from ilrec_cli.stages import _chunks, _evaluation, _free, _inputs, _models, _protocol, _rankers, _workers
 from ilrec_cli.stages._evaluation import Plan
 from ilrec_cli.stages._workers import Workers
 
@@ -44,6 +44,8 @@ def run(config: Evaluate) -> dict[str, Any]:
     events = next(iter(results.values()))["events"]
     _tell(config, results, more["exact"], console)
     metrics = {name: found["metrics"] for name, found in results.items()}
+    for key in ("texts", "adjustment"):
+        more[key] = {name: found[key] for name, found in results.items() if key in found}
     return {"events": events, "metrics": metrics, **{key: each for key, each in more.items() if each}}
 
 
@@ -73,7 +75,7 @@ def _refuse(config: Evaluate, model: Artifact) -> None:
             "among them. Choose collaborative models with --run"
         )
     longest = max(config.ks, default=0)
-    if longest > max(config.beams, LISTED):
+    if config.decode == "trie" and longest > max(config.beams, LISTED):
         raise UserError(
             f"--ks {longest}: the search for '{model.name}' has {config.beams} beams. Raise --beams to {longest}"
         )
@@ -93,12 +95,16 @@ def _language(
     config: Evaluate, model: Artifact, data: Artifact, workers: Workers, console: Console
 ) -> tuple[Found, list[Found], Found]:
     """(the last layer's or the chosen layer's metrics, a row for each of --exit-layer all, beams against all scores)."""
+    if config.decode == "free":
+        return _free.evaluate(config, model, data, _ks(config), workers, console), [], {}
     ids = _inputs.ids_of_run(config, model, data)
     config = replace(config, normalize=_models.trained_scope(model, config.normalize))
+    guide = {} if config.cf_guidance is None else {"cf": _inputs.read_cf(config, data, config.cf)}
+    config = replace(config, cf=guide["cf"].name) if guide else config
 
     def evaluated(rules: dict[str, Any], searched: Path | None = None) -> tuple[Plan, Found]:
         plan = Plan(model, data, rules, "run", _ks(config), config.batch_size, config.overwrite,
-                    {"method": model.config["method"]}, searched)  # fmt: skip
+                    {"method": model.config["method"]}, searched, guide)  # fmt: skip
         return plan, _evaluation.run(plan, lambda: _rankers.open_lm(plan, ids, workers.device), workers, console)
 
     layers = _layers(config, model)
@@ -144,6 +150,12 @@ def _tell(config: Evaluate, results: dict[str, Found], exact: dict[str, Found], 
     console.table(
         ["run", *shown], [[name, *(found["metrics"][metric] for metric in shown)] for name, found in results.items()]
     )
+    for name, found in results.items():
+        if "texts" in found:
+            console.say(
+                f"\n{name}: of its texts {found['texts']['titles']:.4f} are the title of an item, {found['texts']['distinct']:.4f} "
+                "are different"
+            )
     for name, found in exact.items():
         console.say(
             f"\n{name}: of the {found['users']:,} users' best items by exact scores, the search found "
