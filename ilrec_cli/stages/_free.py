@@ -18,7 +18,7 @@ from ilrec_cli import artifacts, devices
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
-from ilrec_cli.histories import histories, targets
+from ilrec_cli.histories import Sequences, histories, targets
 from ilrec_cli.lm import backbone, ground
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.metrics import ranking_metrics
@@ -77,8 +77,15 @@ class Task:
 
         return scored
 
+    @cached_property
+    def sequences(self) -> Sequences:
+        return _inputs.sequences(self.data)
+
     def histories(self, user_B: np.ndarray, end_B: np.ndarray) -> np.ndarray:
-        return histories(_inputs.sequences(self.data), user_B, end_B, self.data.json("card.json")["max_history"])
+        return histories(self.sequences, user_B, end_B, self.data.json("card.json")["max_history"])
+
+    def targets(self, user_B: np.ndarray, end_B: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(targets(self.sequences, user_B, end_B)).to(self.device)
 
     def plan(self, rules: dict[str, Any], **more: Any) -> Plan:
         others = {} if self.encoder.ids is None else {"encoder": self.encoder.ids}
@@ -100,31 +107,36 @@ def evaluate(
     task = Task(config, model, data, ids, encoder, cf, ks, workers.device, console)
 
     def written(split: str) -> tuple[Plan, dict[str, Any]]:
-        plan = task.plan(_protocol.of_text(replace(config, split=split), encoder.name, encoder.words))
+        plain = replace(config, split=split, adjust=None)
+        plan = task.plan(_protocol.of_text(plain, encoder.name, encoder.words))
         return plan, _evaluation.run(plan, lambda: _writer(task, plan), workers, console)
 
     plan, found = written(config.split)
     if config.adjust is None:
         return found
-    chosen = {"gamma": float(config.gamma)} if config.gamma != "auto" else chosen_gamma(task, written("valid")[0])
-    gamma = "auto" if config.gamma == "auto" else chosen["gamma"]
+    gamma = "auto" if config.gamma == "auto" else float(config.gamma)
     rules = plan.rules | {"adjust": config.adjust, "gamma": gamma} | ({} if cf is None else {"cf": cf.name})
+    chosen: dict[str, Any] = {"gamma": gamma}
+    if gamma == "auto" and (config.overwrite or _evaluation.known(task.plan(rules)) is None):
+        chosen = chosen_gamma(task, written("valid")[0])
     again = task.plan(rules, adjustment=chosen)
-    return _evaluation.run(again, lambda: _adjuster(task, again, plan, chosen["gamma"]), workers, console)
+    return _evaluation.run(again, lambda: _adjuster(task, again, plan), workers, console)
 
 
 def chosen_gamma(task: Task, valid: Plan) -> dict[str, Any]:
     """The gamma with the best NDCG@10 on validation events, of equal ones the least; and what it gains there."""
     texts = _by_event(valid)
     event_E, user_E, end_E = valid.events
-    grounding, device = task.grounding, task.device
-    title_I = torch.from_numpy(grounding.title_I).to(device)
+    grounding, title_I = task.grounding, task.grounding.titles.title_I
     ranks, size = [], grounding.titles.rows()
     for start in task.console.progress(range(0, len(event_E), size), "choose gamma"):
         user_B, end_B = user_E[start : start + size], end_E[start : start + size]
         distance_BI = _distances(grounding, [texts[int(event)] for event in event_E[start : start + size]])
-        target_B = torch.from_numpy(targets(_inputs.sequences(task.data), user_B, end_B)).to(device)
-        ranks.append(ground.ranks_by_gamma(distance_BI, task.evidence(user_B, end_B), GRID, title_I, target_B).cpu())
+        ranks.append(
+            ground.ranks_by_gamma(
+                distance_BI, task.evidence(user_B, end_B), GRID, title_I, task.targets(user_B, end_B)
+            ).cpu()
+        )
     rank_GE = torch.cat(ranks, 1).numpy()
     value_G = np.array([ranking_metrics(rank_E, [10])[CHOSEN_BY].mean() for rank_E in rank_GE])
     best = int(value_G.argmax())
@@ -151,7 +163,7 @@ def _writer(task: Task, plan: Plan) -> Opened:
     return Opened(rank, task.grounding.title_I)
 
 
-def _adjuster(task: Task, plan: Plan, source: Plan, gamma: float) -> Opened:
+def _adjuster(task: Task, plan: Plan, source: Plan) -> Opened:
     """The texts of a finished evaluation, ranked by adjusted distances."""
     texts, (event_E, user_E, end_E) = _by_event(source), source.events
     pairs = zip(user_E.tolist(), end_E.tolist(), strict=True)
@@ -159,7 +171,7 @@ def _adjuster(task: Task, plan: Plan, source: Plan, gamma: float) -> Opened:
 
     def rank(user_B: np.ndarray, end_B: np.ndarray) -> Written:
         own = [text_of[pair] for pair in zip(user_B.tolist(), end_B.tolist(), strict=True)]
-        return _listed(task, plan, own, (user_B, end_B), gamma)
+        return _listed(task, plan, own, (user_B, end_B), plan.more["adjustment"]["gamma"])
 
     return Opened(rank, task.grounding.title_I)
 
@@ -169,8 +181,7 @@ def _listed(
 ) -> Written:
     """Lists and the targets' ranks, some rows at a time; scores are negative, so that higher is better."""
     grounding = task.grounding
-    title_I = torch.from_numpy(grounding.title_I).to(task.device)
-    target_B = torch.from_numpy(targets(_inputs.sequences(task.data), *events)).to(task.device)
+    target_B = task.targets(*events)
     parts, size = [], grounding.titles.rows()
     for start in range(0, len(texts), size):
         rows = slice(start, start + size)
@@ -178,7 +189,7 @@ def _listed(
         if gamma is not None:
             score_BI = ground.adjusted(score_BI, task.evidence(*(each[rows] for each in events)), gamma)
         item_Bk, score_Bk = ground.nearest(score_BI, plan.listed)
-        rank_B = ground.title_ranks(score_BI, title_I, target_B[rows])
+        rank_B = ground.title_ranks(score_BI, grounding.titles.title_I, target_B[rows])
         rank_B = torch.where(rank_B < item_Bk.shape[1], rank_B, -1)
         parts.append(tuple(part.cpu().numpy() for part in (item_Bk, -score_Bk, rank_B)))
     item, score, rank = (np.concatenate(column) for column in zip(*parts, strict=True))
