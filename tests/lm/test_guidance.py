@@ -111,7 +111,6 @@ def test_what_the_collaborative_model_rules_out_stays_possible() -> None:
 
 def ranker(guide: Guide | None, beams: int = 60) -> Ranker:
     rng = np.random.default_rng(0)
-    catalogue = Catalogue.of_paths(rng.permutation(6**3)[:60, None].repeat(3, 1).tolist(), END)
     codes = np.stack(np.unravel_index(rng.permutation(6**3)[:60], (6, 6, 6)), 1) + 3
     catalogue = Catalogue.of_paths(codes.tolist(), END)
     layout = Layout(np.array([0]), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), True, 2)
