@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ GRID = (
     *map(float, range(2, 100)),
 )  # BIGRec's for games, and 0: no adjustment
 CHOSEN_BY = "ndcg@10"
+Split = Literal["test", "valid"]
 Evidence = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # (user_B, end_B) -> evidence_XI
 
 
@@ -106,7 +107,7 @@ def evaluate(
     cf = _inputs.read_cf(config, data, config.cf) if config.adjust == "cf" else None
     task = Task(config, model, data, ids, encoder, cf, ks, workers.device, console)
 
-    def written(split: str) -> tuple[Plan, dict[str, Any]]:
+    def written(split: Split) -> tuple[Plan, dict[str, Any]]:
         plain = replace(config, split=split, adjust=None)
         plan = task.plan(_protocol.of_text(plain, encoder.name, encoder.words))
         return plan, _evaluation.run(plan, lambda: _writer(task, plan), workers, console)
