@@ -36,7 +36,7 @@ def open_lm(plan: Plan, ids: Artifact, device: torch.device) -> Opened:
 
     def rank(user_B: np.ndarray, end_B: np.ndarray) -> Rankings:
         history_BT = histories(sequences, user_B, end_B, max_history)
-        found = ranker.exact(history_BT, plan.listed) if exact else ranker.rank(history_BT, plan.listed, user_B=user_B)
+        found = ranker.exact(history_BT, plan.listed) if exact else ranker.rank(history_BT, plan.listed, None, user_B)
         item_Bk, score_Bk = found
         target_B = torch.from_numpy(targets(sequences, user_B, end_B)).to(item_Bk.device)
         return Rankings(*(part.cpu().numpy() for part in (item_Bk, score_Bk, rank_in(item_Bk, target_B))))
