@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 LISTED = 20  # items ranked for every event
+MOST_BEAMS = 10_000  # of a search: what its beams see of one another grows with the square of their number
 BLOCK = 64  # scores whose maximum is taken together
 
 

@@ -173,7 +173,7 @@ def test_compare_and_report_know_the_protocol(titled: Path, ilrec: Run) -> None:
     assert ilrec("evaluate", *common(titled), "--run", "bigrec,sasrec").code == 0
     result = ilrec("compare", *common(titled), "sasrec", f"bigrec:{PLAIN}", "--slices", "--metrics", "hit@10")
     assert result.code == 0, result.err
-    line = ilrec("compare", *common(titled), "bigrec", f"bigrec:{PLAIN}").one_line()
+    line = ilrec("compare", *common(titled), "bigrec:test-full-beam20-vocab", f"bigrec:{PLAIN}").one_line()
     assert "search beams and free" in line
     report = ilrec("report", *common(titled))
     assert report.code == 0, report.err

@@ -39,8 +39,8 @@ Evidence = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # (user_B, end_B) -
 
 
 @dataclass(frozen=True)
-class Task:
-    """One model to be evaluated: what is opened is opened when it is needed, and once."""
+class Asked:
+    """One model to be evaluated, with all that can be refused looked at."""
 
     config: Evaluate
     model: Artifact
@@ -49,6 +49,12 @@ class Task:
     encoder: Encoder
     cf: Artifact | None
     ks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Task(Asked):
+    """The same on its device: what is opened is opened when it is needed, and once."""
+
     device: torch.device
     console: Console
 
@@ -97,15 +103,18 @@ class Task:
         )  # fmt: skip
 
 
-def evaluate(
-    config: Evaluate, model: Artifact, data: Artifact, ks: tuple[int, ...], workers: Workers, console: Console
-) -> dict[str, Any]:
-    """What metrics.json says of the model's texts, adjusted where the configuration says so."""
+def asked(config: Evaluate, model: Artifact, data: Artifact, ks: tuple[int, ...]) -> Asked:
+    """What is to be evaluated; `UserError` where it cannot be."""
     ids = _inputs.ids_of_run(config, model, data)
-    _refuse(config, model, ids)
-    encoder = _grounding.encoder(config, model, data)
+    _refuse(model, ids)
     cf = _inputs.read_cf(config, data, config.cf) if config.adjust == "cf" else None
-    task = Task(config, model, data, ids, encoder, cf, ks, workers.device, console)
+    return Asked(config, model, data, ids, _grounding.encoder(config, model, data), cf, ks)
+
+
+def evaluate(asked: Asked, workers: Workers, console: Console) -> dict[str, Any]:
+    """What metrics.json says of the model's texts, adjusted where the configuration says so."""
+    task = Task(**vars(asked), device=workers.device, console=console)
+    config, encoder, cf = task.config, task.encoder, task.cf
 
     def written(split: Split) -> tuple[Plan, dict[str, Any]]:
         plain = replace(config, split=split, adjust=None)
@@ -154,7 +163,7 @@ def _writer(task: Task, plan: Plan) -> Opened:
 
     def rank(user_B: np.ndarray, end_B: np.ndarray) -> Written:
         token_BT = task.ranker.write(
-            task.histories(user_B, end_B), beams=plan.rules["beams"], max_new_tokens=plan.rules["max_new_tokens"],
+            task.histories(user_B, end_B), beams=plan.rules["text_beams"], max_new_tokens=plan.rules["max_new_tokens"],
             end_token=tokenizer.eos_token_id,
         )  # fmt: skip
         rows = ([token for token in row if token not in (-1, tokenizer.eos_token_id)] for row in token_BT.tolist())
@@ -205,7 +214,7 @@ def _by_event(done: Plan) -> dict[int, str]:
     return _texts.by_event(artifacts.read(done.folder, "eval"))
 
 
-def _refuse(config: Evaluate, model: Artifact, ids: Artifact) -> None:
+def _refuse(model: Artifact, ids: Artifact) -> None:
     """Only titles can be written freely, over the whole vocabulary."""
     if not _models.is_text(ids):
         raise UserError(

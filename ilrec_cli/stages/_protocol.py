@@ -9,7 +9,7 @@ from ilrec_cli.settings.evaluate import TEXT_TOKENS
 
 # Present for language models alone: how their list is found. Collaborative models score every item.
 SEARCH = ("search", "beams", "normalize", "length_penalty", "dtype", "templates", "aggregation", "exit_layer", "cf_guidance",
-          "cf", "max_new_tokens", "grounding", "embedding", "duplicates", "adjust", "gamma")  # fmt: skip
+          "cf", "text_beams", "max_new_tokens", "grounding", "embedding", "duplicates", "adjust", "gamma")  # fmt: skip
 
 
 def of_cf(split: str, *, limit_users: int | None = None, seed: int = 0, seen_items: str = "ranked") -> dict[str, Any]:
@@ -37,7 +37,7 @@ def of_text(config: Evaluate, grounding: str, embedding: str) -> dict[str, Any]:
     """
     rules = of_cf(config.split, limit_users=config.limit_users, seed=config.seed, seen_items=config.seen_items)
     return rules | {
-        "search": "free", "beams": config.text_beams, "max_new_tokens": config.text_tokens, "length_penalty": 1.0,
+        "search": "free", "text_beams": config.text_beams, "max_new_tokens": config.text_tokens, "length_penalty": 1.0,
         "dtype": config.dtype, "templates": 1, "aggregation": "none", "grounding": grounding, "embedding": embedding,
         "duplicates": "best rank",
     }  # fmt: skip
@@ -54,8 +54,7 @@ def folder(rules: dict[str, Any]) -> str:
     parts = [rules["split"], "full"]
     if "search" in rules:
         parts += [rules["search"]] if rules["search"] != "beams" else []
-        parts += [f"beam{rules['beams']}"]
-        parts += [rules["normalize"]] if "normalize" in rules else _of_text(rules)
+        parts += _of_text(rules) if rules["search"] == "free" else [f"beam{rules['beams']}", rules["normalize"]]
         parts += [f"cf{rules['cf_guidance']}", rules["cf"]] if "cf_guidance" in rules else []
         parts += [rules["dtype"]] if rules["dtype"] != "float32" else []
         parts += [f"layer{rules['exit_layer']}"] if "exit_layer" in rules else []
@@ -70,7 +69,7 @@ def words(rules: dict[str, Any]) -> str:
     if "search" not in rules:
         return "every item scored"
     if rules["search"] == "free":
-        return f"text of beam {rules['beams']}, nearest titles" + (
+        return f"text of beam {rules['text_beams']}, nearest titles" + (
             f", by {rules['adjust']}" if "adjust" in rules else ""
         )
     found = "every item scored" if rules["search"] == "exact" else f"beam {rules['beams']}"
@@ -82,7 +81,8 @@ def words(rules: dict[str, Any]) -> str:
 
 def _of_text(rules: dict[str, Any]) -> list[str]:
     """What sets free writing apart: its length, what grounds it, what adjusts it."""
-    parts = [] if rules["max_new_tokens"] == TEXT_TOKENS else [f"tok{rules['max_new_tokens']}"]
+    parts = [f"beam{rules['text_beams']}"]
+    parts += [] if rules["max_new_tokens"] == TEXT_TOKENS else [f"tok{rules['max_new_tokens']}"]
     parts += [rules["grounding"]]
     if "adjust" in rules:
         parts += [rules["adjust"], *([rules["cf"]] if "cf" in rules else []), f"g{rules['gamma']}"]

@@ -109,6 +109,22 @@ def test_what_the_collaborative_model_rules_out_stays_possible() -> None:
     assert (score_BK > -60).all(), "half of log 1e-20 is -23"
 
 
+def test_columns_kept_free_for_wider_nodes_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the masses are as wide as the widest node of the whole trie."""
+    paths = brute_force_paths(np.random.default_rng(1), 25, range(3, 7), 4, END)
+    model, trie, guide = llama(), ItemTrie.build(paths), Guide(Scorer(25), 0.4)
+    expected = beam_search(model, *PROMPTS, trie, beams=5, step_scores=guide.over(trie, HISTORY))
+    narrow = ItemTrie.child_mass
+
+    def wide(self: ItemTrie, *arguments: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        return tuple(torch.nn.functional.pad(part, (0, 3), value=-1) for part in narrow(self, *arguments, **more))  # type: ignore[return-value]
+
+    monkeypatch.setattr(ItemTrie, "child_mass", wide)
+    found = beam_search(model, *PROMPTS, trie, beams=5, step_scores=guide.over(trie, HISTORY))
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
 def ranker(guide: Guide | None, beams: int = 60) -> Ranker:
     rng = np.random.default_rng(0)
     codes = np.stack(np.unravel_index(rng.permutation(6**3)[:60], (6, 6, 6)), 1) + 3
