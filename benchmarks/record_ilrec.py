@@ -53,12 +53,7 @@ CELLS = (
     *(f"{row}-depth={depth}" for depth in DEPTHS for row in ("sft", "ilrec")),
 )
 # Tried one after the other, each from the best so far; at most ten runs with the default.
-RANGES = (
-    ("beta", (0.2, 0.05)),
-    ("lambda_cpd", (0.1, 0.001)),
-    ("mu_crr", (0.1, 0.001)),
-    ("alpha", (0.5, 1.0)),
-)
+RANGES = (("beta", (0.2,)), ("lambda_cpd", (0.1,)), ("alpha", (0.5,)))
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ def tables() -> dict[str, str]:
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
         **({"industrial": industrial()} if list(RESULTS.glob("industrial-*.json")) else {}),
         **({"peer": peer()} if (RESULTS / "sasrec-vs-recbole.json").exists() else {}),
+        **({"million": million()} if (RESULTS / "cf-million.json").exists() else {}),
         **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
     }  # fmt: skip
 
@@ -108,6 +109,19 @@ def peer() -> str:
     ]
     rows.insert(1, ["epochs to it", theirs["epochs_to_level"], ours["epochs_to_level"], ""])
     return markdown(["SASRec, hidden size 64, 2 layers", "RecBole", "ilrec", "times as fast"], rows)
+
+
+def million() -> str:
+    """A million items: what sampled losses reach and cost, popularity beside them."""
+    cell = json.loads((RESULTS / "cf-million.json").read_text())
+    rows = [["popularity", *["-"] * 3, f"{cell['popularity']['test']['hit@10']:.4f}", *["-"] * 3]]
+    for loss in ("sampled", "gbce"):
+        found = cell[loss]
+        rows.append([f"SASRec, `loss={loss}`", found["steps"], f"{found['first']:.2f}", f"{found['loss']:.2f}",
+                     f"{found['test']['hit@10']:.4f}", f"{found['seconds_per_step']:.2f} s",
+                     f"{found['ranking_seconds']:.1f} s", f"{found['peak_gib']:.2f} GiB"])  # fmt: skip
+    return markdown(["model", "steps", "loss of the first step", "mean of all steps", "hit@10", "a step",
+                      "ranking 1,000 users", "peak memory"], rows)  # fmt: skip
 
 
 def demo() -> str:

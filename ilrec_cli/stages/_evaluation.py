@@ -85,8 +85,9 @@ class Plan:
         return tuple(column[chosen][order] for column in events)
 
     def answered(self, ks: Iterable[int]) -> list[int]:
-        """The list lengths that the search can answer: it finds as many identifiers as it has beams."""
-        return [k for k in ks if k <= self.rules.get("beams", k)]
+        """The list lengths that a search over identifiers can answer: it finds as many of them as it has beams."""
+        beams = self.rules["beams"] if self.rules.get("search") in ("beams", "exact") else None
+        return [k for k in ks if beams is None or k <= beams]
 
     @property
     def parents(self) -> dict[str, Artifact]:
