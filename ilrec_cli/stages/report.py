@@ -12,7 +12,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.json_log import read_log
 from ilrec_cli.metrics import REPORTED
 from ilrec_cli.settings import Report
-from ilrec_cli.stages import _evaluation, _inputs, _page
+from ilrec_cli.stages import _evaluation, _inputs, _page, _protocol
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _collect(config: Report, data_digest: str, console: Console) -> dict[str, li
                     continue
                 done = artifacts.read(folder, "eval")
                 model = artifacts.read_manifest(train)
-                if done.manifest["parents"] == {"run": model["digest"], "data": data_digest}:
+                if done.manifest["parents"].items() >= {"run": model["digest"], "data": data_digest}.items():
                     result = done.json("metrics.json")
                     if result.get("version") != _evaluation.VERSION:
                         outdated += 1
@@ -93,16 +93,10 @@ def _collect(config: Report, data_digest: str, console: Console) -> dict[str, li
 
 
 def _row(name: str, kind: str, config: dict[str, Any], result: dict[str, Any], train: Path) -> Row:
-    rules = result["protocol"]
-    search = f"beam {rules['beams']}, {rules['normalize']}" if "beams" in rules else "every item scored"
-    if rules.get("search") == "exact":
-        search = f"every item scored, {rules['normalize']}"
-    if "exit_layer" in rules:
-        search += f", layer {rules['exit_layer']}"
-    if rules.get("dtype", "float32") != "float32":
-        search += f", {rules['dtype']}"
     log = read_log(train / "log.jsonl")
-    return Row(name, config[_inputs.MADE_BY[kind]], search, result["metrics"], log, kind == "run")
+    return Row(
+        name, config[_inputs.MADE_BY[kind]], _protocol.words(result["protocol"]), result["metrics"], log, kind == "run"
+    )
 
 
 def _title(result: dict[str, Any]) -> str:
