@@ -311,8 +311,13 @@ def test_a_pretrained_base_grounds_its_own_titles(own_world: Path, tmp_path: Pat
     tok.save_pretrained(tmp_path / "base-model")
     assert ilrec("build-ids", *common_, "--scheme", "title", "--name", "titles").code == 0
     train = ["train", *common_, "--ids", "titles", "--method", "sft", "--name", "run", *TINY_LM, "--max-steps", "2"]
-    train += ["--backbone", tmp_path / "base-model", "--tuning", tuning, "--targets", "last", "--learning-rate", "0.05"]
-    assert ilrec(*train).code == 0
+    train += ["--backbone", tmp_path / "base-model", "--tuning", tuning, "--learning-rate", "0.05"]
+    assert "leave --targets all out" in ilrec(*train, "--prompt", "input", "--targets", "all").one_line()
+    assert ilrec(*train, "--prompt", "input").code == 0
+    layout = json.loads((own_world / "toy/runs/run/train/layout.json").read_text())
+    assert tok.decode(layout["tail"]) == '"\n\n### Response:\n'
+    assert tok.decode(layout["separator"]) == '", "'
+    assert "### Input:" in layout["templates"][0]["text"]
     result = ilrec("evaluate", *common_, "--run", "run", "--limit-users", "9", *FREE)
     assert result.code == 0, result.err
     found = done(own_world, "test-full-free-beam4-tok6-base-n9-s0", "run")
