@@ -296,6 +296,13 @@ def test_recommendations_are_guided_as_evaluations_are(titled: Path, ilrec: Run)
     assert answer.code == 0, answer.err
     for row, line in zip(rows, (titled / "out.jsonl").read_text().splitlines(), strict=False):
         assert json.loads(line)["items"] == row["items"][:10]
+    from ilrec_cli import Recommender
+
+    loaded = Recommender.load("bigrec", dataset="toy", work=titled, beams=10, cf_guidance=0.5)
+    assert [[each.item for each in loaded.recommend([histories[0]], hide_seen=False)[0]]] == [rows[0]["items"][:10]]
+    assert loaded.card()["search"]["cf"] == "sasrec"
+    alone = ilrec("recommend", *common(titled), "--run", "sasrec", "--history", histories[0][0], "--cf-guidance", "0.5")
+    assert "'sasrec' scores every item itself" in alone.one_line()
     plain = ilrec("recommend", *common(titled), "--run", "bigrec", "--user", "x", "--cf-guidance", "2").one_line()
     assert "cf_guidance is 2" in plain
 
