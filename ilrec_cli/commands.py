@@ -16,6 +16,10 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),
     "serve": (settings.Serve, "serve", "Results", "ilrec serve --dataset Instruments --run ilrec --port 8000"),
     "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
+    "runs ls": (settings.ListRuns, "runs_ls", "Results", "ilrec runs ls"),
+    "runs show": (settings.ShowRun, "runs_show", "Results", "ilrec runs show --dataset Instruments ilrec"),
+    "runs diff": (settings.DiffRuns, "runs_diff", "Results", "ilrec runs diff --dataset Instruments sft ilrec"),
+    "runs rm": (settings.RemoveRuns, "runs_rm", "Results", "ilrec runs rm --dataset Instruments sft --yes"),
     "export": (settings.Export, "export", "Results", "ilrec export --dataset Instruments --run ilrec --merge --output model"),
     "data audit": (settings.AuditData, "data_audit", "Data", "ilrec data audit --dataset Instruments"),
     "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
@@ -30,7 +34,11 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
 PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Item vectors", "Model", "Optimisation", "",
           "Limits", "Running")  # fmt: skip
 
+# Stages that run other commands: they are given `cli.invoke`.
+CALLERS = ("demo", "runs diff")
+
 GROUPS = {
+    "runs": "What was trained: list it, look at one, compare two, remove some.",
     "data": "Look at preprocessed data, judge it, write it for other tools.",
     "tune": "Search settings on validation data.",
     "ids": "List ID schemes, or the options of one (ilrec ids NAME); judge identifiers, extend and export them.",
