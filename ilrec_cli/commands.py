@@ -35,7 +35,7 @@ PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "I
           "Limits", "Running")  # fmt: skip
 
 # Stages that run other commands: they are given `cli.invoke`.
-CALLERS = ("demo", "runs diff")
+CALLERS = ("demo", "report", "runs diff")
 
 GROUPS = {
     "runs": "What was trained: list it, look at one, compare two, remove some.",

@@ -21,9 +21,10 @@ Run = Callable[..., Finished]
 def copy(trained: Path, tmp_path: Path) -> Path:
     """A work folder of its own with the runs sft and ilrec and the models sasrec and popularity, sft evaluated."""
     work = tmp_path / "copy"
-    keep = ("data", "text", "sasrec", "popularity", "sft", "ilrec")
-    shutil.copytree(trained / "toy", work / "toy", ignore=lambda folder, names: [
-        name for name in names if Path(folder).parent == trained / "toy" and name not in keep])  # fmt: skip
+    keep = {"ids": ["text"], "cf": ["popularity", "sasrec"], "runs": ["ilrec", "sft"]}
+    for folder, names in {".": ["data"], **keep}.items():
+        for name in names:
+            shutil.copytree(trained / "toy" / folder / name, work / "toy" / folder / name)
     for run in ("sft", "ilrec"):
         shutil.rmtree(work / "toy" / "runs" / run / "eval", ignore_errors=True)
     cli.invoke(["evaluate", "--dataset", "toy", "--work", str(work), "--quiet", "--run", "sft", "--beams", "5"])
