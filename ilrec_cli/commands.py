@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
     "data show": (settings.ShowData, "data_show", "Data", "ilrec data show --dataset Instruments -n 3"),
     "tune cf": (settings.TuneCf, "tune_cf", "Pipeline", "ilrec tune cf --dataset Instruments --model gru4rec -o dropout_prob=0.3,0.5 -o learning_rate=1e-3,5e-4"),
+    "sweep": (settings.Sweep, "sweep", "Pipeline", "ilrec sweep --dataset Instruments -o alpha=0.5,0.8,1.0 -o beta=0.05,0.1"),
     "ids report": (settings.ReportIds, "ids_report", "Data", "ilrec ids report --dataset Instruments --ids rqkmeans,published"),
     "ids extend": (settings.ExtendIds, "ids_extend", "Data", "ilrec ids extend --dataset Instruments --ids text --items new.csv"),
     "ids export": (settings.ExportIds, "ids_export", "Data", "ilrec ids export --dataset Instruments --ids text"),
@@ -35,7 +36,7 @@ PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "I
           "Limits", "Running")  # fmt: skip
 
 # Stages that run other commands: they are given `cli.invoke`.
-CALLERS = ("demo", "report", "runs diff")
+CALLERS = ("demo", "report", "runs diff", "sweep")
 
 GROUPS = {
     "runs": "What was trained: list it, look at one, compare two, remove some.",

@@ -96,7 +96,8 @@ def test_diff_names_what_differs_and_only_that(copy: Path, ilrec: Run) -> None:
     assert inputs.keys() == {"ids", "ids: options.codes"}
     assert inputs["ids: options.codes"] == [16, 8]
     assert found["differences"]["code"] == found["differences"]["environment"] == {}
-    assert found["metrics"]["comparisons"] == said(ilrec("compare", "sft", "third", *common, "--json"))["comparisons"]
+    alike = said(ilrec("compare", "sft", "third", *common, "--json"))["comparisons"]
+    assert [{**row, "model": "third"} for row in found["metrics"]["comparisons"]] == alike
     alone = ilrec("runs", "diff", "sft", "ilrec", *common, "--json")
     assert "not compared. 'ilrec' is not evaluated" in alone.out
     assert said(alone)["differences"]["settings"]["options.alpha"] == [None, 0.8]

@@ -8,9 +8,10 @@ from ilrec_cli.settings.plan import Plan
 from ilrec_cli.settings.recommend import OpenModel, Recommend, Serve
 from ilrec_cli.settings.results import Demo, Doctor, Export, Report
 from ilrec_cli.settings.runs import DiffRuns, ListRuns, RemoveRuns, ShowRun
+from ilrec_cli.settings.sweep import Sweep
 from ilrec_cli.settings.train import Train
 
 __all__ = [
     "AuditData", "BuildIds", "Compare", "ConvertData", "Demo", "DiffRuns", "Doctor", "Encoding", "Evaluate", "Export", "ExportIds", "ExtendIds", "FitCf",
-    "ListRuns", "OpenModel", "Plan", "Preprocess", "Recommend", "RemoveRuns", "Report", "ReportIds", "Serve", "ShowData", "ShowRun", "Train", "TrainCf", "TuneCf",
+    "ListRuns", "OpenModel", "Plan", "Preprocess", "Recommend", "RemoveRuns", "Report", "ReportIds", "Serve", "ShowData", "ShowRun", "Sweep", "Train", "TrainCf", "TuneCf",
 ]  # fmt: skip

@@ -73,6 +73,7 @@ def _tree(found: Found, colours: dict[str, str]) -> tuple[str, Any]:
         axis.set_title(title, fontsize=10)
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.get_minor_locator().set_params(subs=(2, 5))
         axis.yaxis.set_minor_formatter("{x:g}")
         axis.set_xlabel("depth", fontsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)

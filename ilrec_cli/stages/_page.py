@@ -39,6 +39,7 @@ class Content(NamedTuple):
     card: dict[str, Any]
     sections: list[Section]
     missing: list[str]  # what was left out, and why
+    figures: bool = True  # whether anything could be drawn
 
     @property
     def tables(self) -> list[Table]:
@@ -84,7 +85,7 @@ class Maker:
             if each not in tested:
                 self._results(*each)
         self._costs()
-        return Content(self.config.dataset, self.data.json("card.json"), self.sections, self.missing)
+        return Content(self.config.dataset, self.data.json("card.json"), self.sections, self.missing, self.figures)
 
     def _results(self, name: str, title: str, rows: list[Row]) -> None:
         split = title.partition(",")[0]

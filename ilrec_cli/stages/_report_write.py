@@ -53,7 +53,7 @@ def _make_folder(path: Path) -> None:
 def _page(content: Content, config: Report) -> str:
     return _html.page(
         "report.html.jinja", content=content, statistics=content.card["statistics"], source=content.card["source"],
-        figures=True, refresh=config.every if config.watch else None,
+        figures=content.figures, refresh=config.every if config.watch else None,
     )  # fmt: skip
 
 

@@ -5,37 +5,19 @@ Test events are never read. A search that was stopped goes on: trials that are r
 
 from __future__ import annotations
 
-import json
-import math
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from ilrec_cli import artifacts, devices, folders, plugins
 from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf._fit import fit
 from ilrec_cli.console import Console
-from ilrec_cli.errors import UserError, nearest
-from ilrec_cli.interrupt import Stopped
-from ilrec_cli.json_log import read_log
+from ilrec_cli.errors import UserError
 from ilrec_cli.settings import FitCf, TuneCf
-from ilrec_cli.stages import _cf, _inputs
+from ilrec_cli.stages import _cf, _inputs, _search
+from ilrec_cli.stages._search import Trial
 
-MOST = 1000  # combinations that are all tried; more need --trials
-DRAWN_FROM = 10**6
-SHOWN = 20  # rows of the table
 TUNABLE = ("epochs", "patience", "batch_size", "learning_rate", "weight_decay", "clip", "dtype")
-
-
-class Trial(NamedTuple):
-    """One combination: what it sets, and everything that decides its result."""
-
-    changed: dict[str, Any]
-    settings: FitCf
-    options: dict[str, Any]
-    identity: dict[str, Any]
 
 
 def run(config: TuneCf) -> dict[str, Any]:
@@ -48,17 +30,12 @@ def run(config: TuneCf) -> dict[str, Any]:
         raise UserError(f"{data.path}: there is no validation target (users need at least 3 interactions for one)")
     trials = _trials(config, data)
     folder = _inputs.dataset_dir(config) / "tune" / folders.plain_name(config.name or config.model, "--name")
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "trials.jsonl"
-    with folders.locked(folder, wait=False) as free:
-        if not free:
-            raise UserError(f"{folder}: another process runs this search. Wait for it, or choose another --name")
-        if config.overwrite:
-            log.unlink(missing_ok=True)
-        rows = _run_all(config, trials, data, log, console)
+    with _search.opened(folder, overwrite=config.overwrite) as log:
+        console.say(f"{config.model}: {len(trials)} trials of at most {config.epochs} epochs")
+        rows = _search.run_all(trials, log, lambda trial: _run_trial(config, trial, data, console), console)
         best = rows[0]
         artifacts.write_text(folder / "best.yaml", configs.to_yaml(_as_config(config, best["changed"])))
-    _show(rows, console)
+    _search.show(rows, (_search.FIGURE, "valid_hit@10", "best_epoch"), console)
     console.say(
         f"\nTrials: {log}\nBest: {folder / 'best.yaml'}\n"
         f"Next: ilrec train-cf {_inputs.flags(config)} --config {folder / 'best.yaml'}"
@@ -68,71 +45,20 @@ def run(config: TuneCf) -> dict[str, Any]:
 
 def _trials(config: TuneCf, data: Artifact) -> list[Trial]:
     """Every combination of the values, or those that the seed draws; a combination that cannot be is refused now."""
-    axes = _axes(config)
-    count = math.prod(map(len, axes.values()))
-    if count > DRAWN_FROM or (config.trials is None and count > MOST):
-        raise UserError(f"-o lists {count:,} combinations: draw some with --trials N, or list fewer values")
-    places = np.arange(count)
-    if config.trials is not None and config.trials < count:
-        places = np.random.default_rng(config.seed).permutation(count)[: config.trials]
-    chosen = np.stack(np.unravel_index(places, [len(values) for values in axes.values()]), axis=1).tolist()
-    return [
-        _trial({key: values[index] for (key, values), index in zip(axes.items(), row, strict=True)}, config, data)
-        for row in chosen
-    ]
-
-
-def _axes(config: TuneCf) -> dict[str, list[Any]]:
-    """The values to try of every key that -o names."""
     options = [field.name for field in configs.fields(plugins.load("cf", config.model).Config)]
-    if not config.options:
-        raise UserError(
-            f"nothing to try. Give values, such as -o learning_rate=1e-3,5e-4; options: ilrec cf {config.model}"
-        )
-    axes = {}
-    for key, given in config.options.items():
-        if key not in (*TUNABLE, *options):
-            known = ", ".join((*TUNABLE, *options))
-            raise UserError(
-                f"ilrec tune cf: unknown setting '{key}'.{nearest(key, (*TUNABLE, *options))} Known: {known}"
-            )
-        listed = given if isinstance(given, list) else [part.strip() for part in str(given).split(",") if part.strip()]
-        if not listed:
-            raise UserError(f"ilrec tune cf: -o {key} lists no value")
-        axes[key] = listed
-    return axes
+    hint = f"Give values, such as -o learning_rate=1e-3,5e-4; options: ilrec cf {config.model}"
+    axes = _search.axes(config.options, (*TUNABLE, *options), "ilrec tune cf", hint)
+    return [_trial(values, config, data) for values in _search.combinations(axes, config.trials, config.seed)]
 
 
 def _trial(values: dict[str, Any], config: TuneCf, data: Artifact) -> Trial:
-    where = f"ilrec tune cf, trial {', '.join(f'{key}={value}' for key, value in values.items())}"
+    where = f"ilrec tune cf, trial {_search.named(values)}"
     base = {field.name: getattr(config, field.name) for field in configs.fields(FitCf)}
     settings = configs.build(FitCf, base | {key: value for key, value in values.items() if key in TUNABLE}, where)
     options = _cf.options(config.model, {key: value for key, value in values.items() if key not in TUNABLE})
     changed = {key: getattr(settings, key) if key in TUNABLE else options[key] for key in values}
     recorded = configs.as_dict(settings, control=False) | {"options": options}
     return Trial(changed, settings, options, recorded | {"version of --data": data.digest})
-
-
-def _run_all(config: TuneCf, trials: list[Trial], data: Artifact, log: Path, console: Console) -> list[dict[str, Any]]:
-    """The rows of all trials, best first; of equal ones the earlier."""
-    recorded = read_log(log)
-    artifacts.write_text(log, "".join(json.dumps(row) + "\n" for row in recorded))  # without a line cut short
-    open_ = [trial for trial in trials if not any(row["identity"] == trial.identity for row in recorded)]
-    console.say(
-        f"{config.model}: {len(trials)} trials of at most {config.epochs} epochs, {len(trials) - len(open_)} of them recorded"
-    )
-    for number, trial in enumerate(open_, start=len(trials) - len(open_) + 1):
-        shown = ", ".join(f"{key}={value}" for key, value in trial.changed.items())
-        console.say(f"\nTrial {number} of {len(trials)}: {shown}")
-        try:
-            recorded.append(_run_trial(config, trial, data, console))
-        except Stopped:
-            console.say("\nstopped; the same command goes on with this trial")
-            raise
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(recorded[-1]) + "\n")
-    rows = [next(row for row in recorded if row["identity"] == trial.identity) for trial in trials]
-    return sorted(rows, key=lambda row: -row["valid_ndcg@10"])
 
 
 def _run_trial(config: TuneCf, trial: Trial, data: Artifact, console: Console) -> dict[str, Any]:
@@ -149,17 +75,8 @@ def _run_trial(config: TuneCf, trial: Trial, data: Artifact, console: Console) -
 
     progress = fit(model, material, trial.settings, device=device, log=note, console=console)
     best = log[progress.best_epoch - 1]
-    return {"changed": trial.changed, "valid_ndcg@10": best["valid_ndcg@10"], "valid_hit@10": best["valid_hit@10"],
-            "best_epoch": best["epoch"], "epochs": len(log), "seconds": round(progress.seconds, 1),
-            "identity": trial.identity}  # fmt: skip
-
-
-def _show(rows: list[dict[str, Any]], console: Console) -> None:
-    figures = ("valid_ndcg@10", "valid_hit@10", "best_epoch")
-    table = [[*(str(value) for value in row["changed"].values()), *(row[name] for name in figures), round(row["seconds"])]
-             for row in rows]  # fmt: skip
-    console.say()
-    console.table([*rows[0]["changed"], *figures, "seconds"], table[:SHOWN])
+    return {_search.FIGURE: best["valid_ndcg@10"], "valid_hit@10": best["valid_hit@10"],
+            "best_epoch": best["epoch"], "epochs": len(log), "seconds": round(progress.seconds, 1)}  # fmt: skip
 
 
 def _as_config(config: TuneCf, changed: dict[str, Any]) -> dict[str, Any]:
