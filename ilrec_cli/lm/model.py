@@ -18,7 +18,7 @@ from ilrec_cli.lm.backbone import causal_lm
 from ilrec_cli.lm.examples import Batch
 from ilrec_cli.lm.heads import LayerHeads
 from ilrec_cli.lm.item_rows import head_rows
-from ilrec_cli.lm.layer_probe import layer_statistics
+from ilrec_cli.lm.layer_probe import layer_statistics, task_statistics
 from ilrec_cli.lm.terms import Terms
 
 # (final_NV, inner_KNV, target_N, reward_tokens_NC=..., reward_values_NC=...) -> Terms
@@ -63,6 +63,7 @@ class SupervisedLM(nn.Module):
         self.detach_head = detach_head or layer_heads is not None
         self.layer_heads = layer_heads
         self.probed_layers: tuple[int, ...] = ()
+        self.task_names: tuple[str, ...] = ()  # whose cross-entropy is logged, each by itself
         self.register_buffer("scope_V", scope_V, persistent=False)
         inner = causal_lm(backbone)
         text_config = inner.config.get_text_config()
@@ -103,6 +104,8 @@ class SupervisedLM(nn.Module):
         if logged:
             states = {**dict(zip(self.inner_layers, inner_KND, strict=True)), **others}
             total = total + layer_statistics(self, last_ND, states, batch.target_N, size)
+            if batch.task_N is not None:
+                total = total + task_statistics(self, last_ND, batch.target_N, batch.task_N, size)
         return total
 
     def _chunk_size(self, positions: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -24,6 +25,10 @@ class Evaluate(OnUsers):
         "what a step's probabilities sum to one over [as trained: ids with train --vocab-scope ids, else vocab]",
         MODEL,
     ] = None
+    template: Annotated[int, "which of the prompts that a run was trained with; 0 is the first", MODEL] = 0
+    all_templates: Annotated[bool, "every prompt that a run was trained with: their mean, least and most", MODEL] = (
+        False
+    )
     exit_layer: Annotated[
         str | None, "rank with the logits of this layer (1 is the first), or with each in turn: all [the last]", MODEL
     ] = None
@@ -42,10 +47,14 @@ class Evaluate(OnUsers):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "beams", "batch_size", "exact")
+        at_least(self, 0, "template")
+        for other in ("template", "exit_layer", "exact"):
+            if self.all_templates and getattr(self, other):
+                raise ValueError(f"all_templates and {other} exclude each other")
         if any(k < 1 for k in self.ks):
             raise ValueError(f"ks holds {min(self.ks)}, expected at least 1")
         layer = self.exit_layer
-        if layer is not None and layer != "all" and not (layer.isdigit() and int(layer) >= 1):
+        if layer is not None and layer != "all" and not re.fullmatch("[1-9][0-9]{0,3}", layer):
             raise ValueError(f"exit_layer is '{layer}', expected a layer from 1 on, or all")
         if self.exact and self.limit_users and self.exact > self.limit_users:
             raise ValueError(f"exact is {self.exact}, expected at most --limit-users {self.limit_users}")

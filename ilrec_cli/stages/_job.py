@@ -26,10 +26,12 @@ from ilrec_cli.lm.model import Rewards, SupervisedLM, final_norm
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.sharding import Parallel
+from ilrec_cli.lm.task_rows import TaskRows
+from ilrec_cli.lm.tasks import known, parse
 from ilrec_cli.metrics import ranking_metrics
 from ilrec_cli.ranking import Rankings
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _models, _processes, _run_folder
+from ilrec_cli.stages import _inputs, _models, _processes, _run_folder, _tasks
 from ilrec_cli.trie import ItemTrie
 
 VALIDATION_SEED = 2024  # the validation sample is the same for every run, whatever its seed
@@ -56,6 +58,8 @@ class Prepared(NamedTuple):
     parallel: Parallel
     examples: Examples
     phases: list[Callable[[], Job]]  # called when a phase begins
+    rows: TaskRows | None  # of --tasks, instead of the examples
+    notes: list[str]  # what --tasks left out
 
 
 def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepared:
@@ -64,10 +68,12 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     accelerator = _processes.make_accelerator(settings, folder.parent)
     opened = equipped(opened or open_backbone(settings, data), settings, task.parents["ids"])
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
-    layout = _models.new_layout(settings.targets, opened.tokenizer)
+    layout = _tasks.layouts(settings, opened.tokenizer)[0]
     examples = make_examples(settings, data, items, layout)
+    rows, notes = make_rows(settings, data, items, opened.tokenizer)
     model = supervised(task, opened, items)
     model.check_phi()
+    model.task_names = rows.names if rows else ()
     parallel = Parallel(model, accelerator, shard=settings.shard, dtype=settings.dtype)
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
@@ -83,7 +89,9 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
         material = Material(settings, task.options, examples, popularity, parallel, place, index)
         return Job(
             parallel=parallel,
-            source=examples if phase.data == "next_item" else _part(task.method, phase.data)(material),
+            source=(examples if rows is None else rows)
+            if phase.data == "next_item"
+            else _part(task.method, phase.data)(material),
             loss=_part(task.method, phase.loss)(task.options),
             weights=phase.weights or task.method.weights(task.options),
             rewards=rewards,
@@ -96,7 +104,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
             name=phase.name if len(phases) > 1 else None,
         )
 
-    return Prepared(opened, parallel, examples, [partial(job, index) for index in range(len(phases))])
+    return Prepared(opened, parallel, examples, [partial(job, index) for index in range(len(phases))], rows, notes)
 
 
 def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewards]:
@@ -142,7 +150,7 @@ def open_backbone(settings: Train, data: Artifact) -> Backbone:
             n_heads=settings.n_heads,
             inner_size=settings.inner_size,
         )
-        return backbone.build_tiny(settings.backbone, size, _texts(data), settings.seed)
+        return backbone.build_tiny(settings.backbone, size, _texts(data, settings), settings.seed)
     return backbone.load(settings.backbone, weight_dtype(settings), settings.quantize)
 
 
@@ -164,15 +172,17 @@ def equipped(opened: Backbone, settings: Train, ids: Artifact) -> Backbone:
         )
         backbone.add_lora(opened, lora, token_ids, settings.seed)
     if settings.gradient_checkpointing:
-        opened.model.gradient_checkpointing_enable()
+        model = opened.model  # whose method has another name since transformers 5.20; the old one warns
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return opened
 
 
-def _texts(data: Artifact) -> list[str]:
+def _texts(data: Artifact, settings: Train) -> list[str]:
     """What a tokenizer from scratch is trained on: the catalogue's text where there is some, and the prompts."""
     items = data.table("items")
     columns = [items[name].to_pylist() for name in ("title", "description", "brand")]
-    return prompts.all_text() + [text for column in columns for text in column if text]
+    return prompts.all_text(known(parse(settings.tasks))) + [text for column in columns for text in column if text]
 
 
 def supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
@@ -204,15 +214,28 @@ def make_examples(settings: Train, data: Artifact, items: Catalogue, layout: Lay
     """Windows of users' training parts, or one prompt per target."""
     sequences = _inputs.sequences(data)
     max_history = data.json("card.json")["max_history"]
+    user, end = _training_events(settings, data)
+    if settings.targets == "last":
+        return Examples.per_target(sequences, user, end, max_history, items, layout)
+    start, stop = _inputs.training_part(data)
+    stop = np.where(np.isin(np.arange(len(sequences)), user), stop, 0)
+    return Examples(sequences, training_windows(sequences, stop, max_history, start), items, layout)
+
+
+def make_rows(settings: Train, data: Artifact, items: Catalogue, tokenizer: Any) -> tuple[TaskRows | None, list[str]]:
+    """Examples of --tasks and what was left out; none where the run has the next-item task in one wording."""
+    if not settings.tasks:
+        return None, []
+    return _tasks.make_rows(settings, data, items, tokenizer, *_training_events(settings, data))
+
+
+def _training_events(settings: Train, data: Artifact) -> tuple[np.ndarray, np.ndarray]:
+    """(user, end) of the targets of the chosen users."""
     _, user, end = _inputs.events(data, "train")
     chosen = _inputs.draw_users(user, settings.limit_users, settings.seed)
     if not chosen.any():
         raise UserError(f"{data.path}: there is no training target (users need at least 4 interactions for one)")
-    if settings.targets == "last":
-        return Examples.per_target(sequences, user[chosen], end[chosen], max_history, items, layout)
-    start, stop = _inputs.training_part(data)
-    stop = np.where(np.isin(np.arange(len(sequences)), user[chosen]), stop, 0)
-    return Examples(sequences, training_windows(sequences, stop, max_history, start), items, layout)
+    return user[chosen], end[chosen]
 
 
 def _validation(

@@ -163,7 +163,12 @@ class Maker:
         self.sections.append(Section("ids", "Item identifiers", tables=[table], drawings=drawings))
 
     def _examples(self, rows: Sequence[Row]) -> None:
-        main = max((row for row in rows if row.is_lm), key=lambda row: row.metrics["ndcg@10"], default=rows[-1])
+        rows = [row for row in rows if row.is_ranked]
+        models = [row for row in rows if row.is_lm] or rows
+        if not models:
+            self.missing.append("hits and misses: no evaluation has lists")
+            return
+        main = max(models, key=lambda row: row.metrics.get("ndcg@10", 0.0))
         found = _examples.examples(self.data, rows, main)
         text = f"Lists of {main.label}, drawn by a fixed seed: what came next is among the first {_examples.LISTED}, or not among the first {_examples.MISS}."
         self.sections.append(Section("examples", "Hits and misses", text, examples=found))

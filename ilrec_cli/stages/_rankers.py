@@ -47,4 +47,5 @@ def _ranker(plan: Plan, ids: Artifact, device: torch.device) -> Ranker:
     return _models.open_ranker(
         plan.model, ids, plan.data, device=device, dtype=devices.DTYPES[rules["dtype"]],
         beams=rules["beams"], normalize=rules["normalize"], exit_layer=rules.get("exit_layer"),
+        template=rules.get("template", 0),
     )  # fmt: skip

@@ -101,12 +101,14 @@ def _titles(data: Artifact) -> dict[str, str]:
 
 def explained(config: Report, data: Artifact, rows: Sequence[Row]) -> tuple[str, list[Table], str]:
     """(what, a table per token of the path, why there is none) for the first hit of the best run that has negatives."""
-    models = [row for row in rows if row.is_lm and "inner_layers" in plugins.load("methods", row.kind).NEEDS]
+    models = [
+        row for row in rows if row.is_lm and row.is_ranked and "inner_layers" in plugins.load("methods", row.kind).NEEDS
+    ]
     if not models:
         return "", [], "no evaluated run has negatives from intermediate layers (train --method ilrec)"
     if config.explain == "off":
         return "", [], "not asked for (--explain auto)"
-    main = max(models, key=lambda row: row.metrics["ndcg@10"])
+    main = max(models, key=lambda row: row.metrics.get("ndcg@10", 0.0))
     if config.explain == "auto" and not _is_small(main):
         return "", [], f"{main.name} would have to be loaded; --explain on does so"
     found = next((each for each in examples(data, [main], main) if each.kind == "hit"), None)

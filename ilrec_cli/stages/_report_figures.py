@@ -25,15 +25,15 @@ Colours = Mapping[str, str]
 def bars(name: str, rows: Sequence[Row], colours: Colours) -> Drawing:
     """Metrics as bars with their intervals: a group per metric, a bar per model."""
     figure, (axis,) = _html.figure(rows=1, columns=1, height=3.2)
-    _html.grouped_bars(axis, BARS, {row.label: [row.metrics[each] for each in BARS] for row in rows}, colours)
+    _html.grouped_bars(axis, BARS, {row.label: [row.metrics.get(each) for each in BARS] for row in rows}, colours)
     width = 0.8 / len(rows)
     for place, row in enumerate(rows):
         shift = (place - (len(rows) - 1) / 2) * width
         for group, metric in enumerate(BARS):
-            low, high = row.result["intervals"][metric]
+            low, high = row.intervals.get(metric, (None, None))
             axis.plot([group + shift] * 2, [low, high], color=GREY, linewidth=1)
     _legend(figure, [axis])
-    found = "; ".join(f"{row.label} {row.metrics['ndcg@10']:.4f}" for row in rows)
+    found = "; ".join(f"{row.label} {row.metrics['ndcg@10']:.4f}" for row in rows if "ndcg@10" in row.metrics)
     return Drawing(
         name,
         "Lines: 95 % intervals, bootstrap over users.",
@@ -44,14 +44,14 @@ def bars(name: str, rows: Sequence[Row], colours: Colours) -> Drawing:
 
 def slices(name: str, rows: Sequence[Row], colours: Colours) -> Drawing | None:
     """NDCG@10 by popularity of the target and by length of the history, with intervals."""
-    kinds = [kind for kind in SLICES if any(len(row.result["slices"].get(kind, {})) > 1 for row in rows)]
+    kinds = [kind for kind in SLICES if any(len(row.slices.get(kind, {})) > 1 for row in rows)]
     if not kinds:
         return None
     figure, axes = _html.figure(rows=1, columns=len(kinds), height=3.0)
     for axis, kind in zip(axes, kinds, strict=True):
-        parts = list(dict.fromkeys(part for row in rows for part in row.result["slices"].get(kind, {})))
+        parts = list(dict.fromkeys(part for row in rows for part in row.slices.get(kind, {})))
         for place, row in enumerate(rows):
-            _points(axis, row.result["slices"].get(kind, {}), parts, (place - (len(rows) - 1) / 2) * 0.6 / len(rows),
+            _points(axis, row.slices.get(kind, {}), parts, (place - (len(rows) - 1) / 2) * 0.6 / len(rows),
                     {"color": colours[row.label], "label": row.label})  # fmt: skip
         axis.set_xticks(range(len(parts)), parts)
         axis.set_title(f"NDCG@10 by {SLICES[kind]}", fontsize=10)

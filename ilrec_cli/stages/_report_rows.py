@@ -32,6 +32,20 @@ class Row:
         return dict(self.result["metrics"])
 
     @property
+    def intervals(self) -> dict[str, list[float]]:
+        """Of every metric, [low, high]; a mean over prompts has none."""
+        return dict(self.result.get("intervals", {}))
+
+    @property
+    def slices(self) -> dict[str, dict[str, Any]]:
+        return dict(self.result.get("slices", {}))
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether there is a list for every event; a mean over prompts has none."""
+        return (self.evaluation / "rankings.parquet").is_file()
+
+    @property
     def is_lm(self) -> bool:
         return bool(self.manifest["kind"] == "run")
 
@@ -65,6 +79,8 @@ def collect(config: Report, data_digest: str, console: Console) -> Groups:
                 if result.get("version") != _evaluation.VERSION:
                     outdated += 1
                     continue
+                if result["protocol"].get("template"):  # one of many prompts: evaluate tells their mean
+                    continue
                 made_by = manifest["config"][_inputs.MADE_BY[kind]]
                 row = Row(name, name, made_by, _search(result["protocol"]), result, train, folder, manifest)
                 groups.setdefault(_title(result), []).append(row)
@@ -73,7 +89,7 @@ def collect(config: Report, data_digest: str, console: Console) -> Groups:
             f"{outdated} evaluations are of an older ilrec; they are left out. Run: ilrec evaluate {_inputs.flags(config)}"
         )
     for title, rows in groups.items():
-        rows.sort(key=lambda row: (row.is_lm, row.metrics["ndcg@10"]))
+        rows.sort(key=lambda row: (row.is_lm, row.metrics.get("ndcg@10", 0.0)))
         groups[title] = [_labelled(row, rows) for row in rows]
     return dict(sorted(groups.items(), key=lambda group: ("valid" in group[0], group[0])))
 

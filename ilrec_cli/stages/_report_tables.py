@@ -28,9 +28,10 @@ def results(name: str, title: str, rows: Sequence[Row], metrics: Sequence[str] =
     return Table(name, title, columns, [[row.name, row.search, *values(row, metrics)] for row in rows])
 
 
-def values(row: Row, metrics: Sequence[str]) -> list[Value]:
-    """A model's metrics with their intervals."""
-    return [Value(row.metrics[metric], *row.result["intervals"][metric]) for metric in metrics]
+def values(row: Row, metrics: Sequence[str]) -> list[Value | None]:
+    """A model's metrics with their intervals; None for one that it was not evaluated with."""
+    found = row.metrics
+    return [Value(found[metric], *row.intervals.get(metric, ())) if metric in found else None for metric in metrics]
 
 
 def differences(name: str, title: str, base: Row, others: Sequence[Row], compare: Compare) -> Table:
@@ -50,15 +51,17 @@ def differences(name: str, title: str, base: Row, others: Sequence[Row], compare
 def comparable(base: Row, rows: Sequence[Row]) -> list[Row]:
     """Those whose numbers mean the same as the base's, by protocol."""
     rules = base.result["protocol"]
-    return [row for row in rows if row is not base and not _protocol.differences(rules, row.result["protocol"])]
+    others = [row for row in rows if row is not base and row.is_ranked]
+    return [row for row in others if not _protocol.differences(rules, row.result["protocol"])]
 
 
 def base_of(rows: Sequence[Row], wanted: str | None) -> Row | None:
     """The row that others are compared with: the one named, else SFT, else the first language model, else the best."""
     if wanted is not None:
         return next((row for row in rows if row.name == wanted), None)
-    models = [row for row in rows if row.is_lm]
-    return next((row for row in models if row.kind == "sft"), models[0] if models else rows[-1])
+    ranked = [row for row in rows if row.is_ranked]
+    models = [row for row in ranked if row.is_lm] or ranked[-1:]
+    return next((row for row in models if row.kind == "sft"), models[0] if models else None)
 
 
 def ablations(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
@@ -109,7 +112,7 @@ def slices(name: str, title: str, rows: Sequence[Row]) -> list[Table]:
     """A table per kind of slice: a row per part and model."""
     tables = []
     for kind, heading in SLICES.items():
-        found = [(part, each, row) for row in rows for part, each in row.result["slices"].get(kind, {}).items()]
+        found = [(part, each, row) for row in rows for part, each in row.slices.get(kind, {}).items()]
         parts = list(dict.fromkeys(part for part, _, _ in found))
         if len(parts) < 2:
             continue
@@ -123,7 +126,7 @@ def slices(name: str, title: str, rows: Sequence[Row]) -> list[Table]:
 def lists(name: str, rows: Sequence[Row], k: int = 10) -> Table:
     """What the lists look like as a whole."""
     columns = [Column("run"), *(Column(f"{each.replace('_', ' ')}@{k}") for each in LISTS)]
-    body = [[row.label, *(row.result["lists"].get(f"{each}@{k}") for each in LISTS)] for row in rows]
+    body = [[row.label, *(row.result.get("lists", {}).get(f"{each}@{k}") for each in LISTS)] for row in rows]
     note = "Coverage and Gini of the catalogue, novelty in bits, popularity in training interactions, share of popular items"
     return Table(name, "The lists as a whole", columns, body, note)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ilrec_cli import artifacts, folders
+from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError, nearest
 from ilrec_cli.interrupt import Stopped
@@ -24,6 +25,7 @@ MOST = 1000  # combinations that are all tried; more need --trials
 DRAWN_FROM = 10**6
 SHOWN = 20  # rows of the table
 FIGURE = "valid_ndcg@10"
+BEST = "best.yaml"
 Row = dict[str, Any]
 
 
@@ -53,16 +55,25 @@ def axes(given: dict[str, Any], known: Iterable[str], where: str, hint: str) -> 
     return found
 
 
-def combinations(axes: dict[str, list[Any]], trials: int | None, seed: int) -> list[dict[str, Any]]:
-    """Every combination of the values, or `trials` of them that the seed draws; more trials keep those there were."""
+def combinations(
+    axes: dict[str, list[Any]], make: Callable[[dict[str, Any]], Trial], trials: int | None, seed: int
+) -> list[Trial]:
+    """A trial of every combination of the values, or `trials` of them that the seed draws; more keep those there were.
+
+    Values that are equal however they are spelled, such as 1e-3 and 0.001, are one trial.
+    """
     count = math.prod(map(len, axes.values()))
     if count > DRAWN_FROM or (trials is None and count > MOST):
         raise UserError(f"-o lists {count:,} combinations: draw some with --trials N, or list fewer values")
-    places = np.arange(count)
-    if trials is not None and trials < count:
-        places = np.random.default_rng(seed).permutation(count)[:trials]
-    chosen = np.stack(np.unravel_index(places, [len(values) for values in axes.values()]), axis=1).tolist()
-    return [{key: values[index] for (key, values), index in zip(axes.items(), row, strict=True)} for row in chosen]
+    drawn = trials is not None and trials < count
+    places = np.random.default_rng(seed).permutation(count) if drawn else np.arange(count)
+    found: dict[str, Trial] = {}
+    for row in zip(*np.unravel_index(places, [len(values) for values in axes.values()]), strict=True):
+        trial = make({key: axes[key][index] for key, index in zip(axes, row, strict=True)})
+        found.setdefault(json.dumps(trial.identity, sort_keys=True), trial)
+        if len(found) == trials:
+            break
+    return list(found.values())
 
 
 @contextmanager
@@ -75,19 +86,21 @@ def opened(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             raise UserError(f"{folder}: another process runs this search. Wait for it, or choose another --name")
         if overwrite:
             log.unlink(missing_ok=True)
+            (folder / BEST).unlink(missing_ok=True)
         artifacts.write_text(log, "".join(json.dumps(row) + "\n" for row in read_log(log)))
         yield log
 
 
 def run_all(trials: Sequence[Trial], log: Path, run: Callable[[Trial], Row], console: Console) -> list[Row]:
-    """The rows of all trials, best first; of equal ones the earlier. Trials that failed before are tried again."""
+    """The rows of all trials, best first."""
     recorded = read_log(log)
-    missing = [trial for trial in trials if not known(trial, recorded)]
+    missing = [trial for trial in trials if found(trial, recorded) is None]
     console.say(f"{len(trials) - len(missing)} of {len(trials)} trials are recorded")
     for number, trial in enumerate(missing, start=len(trials) - len(missing) + 1):
         console.say(f"\nTrial {number} of {len(trials)}: {named(trial.changed)}")
         recorded.append(run_one(trial, log, run, console))
-    return ordered([latest(trial, recorded) for trial in trials])
+    rows = [found(trial, recorded) for trial in trials]
+    return best_first([row for row in rows if row is not None])
 
 
 def run_one(trial: Trial, log: Path, run: Callable[[Trial], Row], console: Console, **more: Any) -> Row:
@@ -102,19 +115,25 @@ def run_one(trial: Trial, log: Path, run: Callable[[Trial], Row], console: Conso
     return row
 
 
-def known(trial: Trial, recorded: Sequence[Row]) -> bool:
-    """Whether a trial came to a result before."""
-    return any(row["identity"] == trial.identity and row[FIGURE] is not None for row in recorded)
+def found(trial: Trial, recorded: Sequence[Row]) -> Row | None:
+    """What came of a trial before."""
+    return next((row for row in recorded if row["identity"] == trial.identity), None)
 
 
-def latest(trial: Trial, recorded: Sequence[Row]) -> Row:
-    """What came of a trial at last."""
-    return next(row for row in reversed(recorded) if row["identity"] == trial.identity)
+def best_first(rows: Sequence[Row]) -> list[Row]:
+    """By validation NDCG@10, of equal ones the earlier; those that failed last."""
+    return sorted(rows, key=lambda row: ("failed" in row, -(row[FIGURE] or 0.0)))
 
 
-def ordered(rows: Sequence[Row]) -> list[Row]:
-    """Best first; trials that came to nothing last."""
-    return sorted(rows, key=lambda row: -math.inf if row[FIGURE] is None else row[FIGURE], reverse=True)
+def write_best(folder: Path, rows: Sequence[Row], as_config: Callable[[Row], dict[str, Any]]) -> Path:
+    """The best trial's settings as a file; `UserError`, and no file, where all failed."""
+    file = folder / BEST
+    if not rows or "failed" in rows[0]:
+        file.unlink(missing_ok=True)  # of other trials
+        first = rows[0]["failed"] if rows else "none was run"
+        raise UserError(f"all {len(rows)} trials failed, see {folder / 'trials.jsonl'}; the first: {first}")
+    artifacts.write_text(file, configs.to_yaml(as_config(rows[0])))
+    return file
 
 
 def named(changed: dict[str, Any]) -> str:

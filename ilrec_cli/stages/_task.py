@@ -8,7 +8,7 @@ from ilrec_cli import config as configs
 from ilrec_cli import plugins
 from ilrec_cli.lm import backbone
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs
+from ilrec_cli.stages import _inputs, _tasks
 from ilrec_cli.stages._job import Task
 
 RATES = {"tiny": 2e-3, "full": 5e-5, "lora": 1e-4}  # LC-Rec's full fine-tuning, BIGRec's LoRA; tiny: ours
@@ -19,11 +19,10 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
     method = plugins.load("methods", config.method)
     options = configs.build(method.Config, config.options, f"method '{config.method}'")
     tiny = backbone.is_tiny(config.backbone)
-    targets = ("all" if tiny else "last") if config.targets == "auto" else config.targets
     rate = config.learning_rate or RATES["tiny" if tiny else config.tuning]
-    config = replace(config, targets=targets, learning_rate=rate)
     data = _inputs.read_data(config)
     parents = {"data": data, "ids": _inputs.read_ids(config, data, config.ids)}
+    config = replace(_tasks.decided(config, data, parents["ids"]), learning_rate=rate)
     needs = method.needs(options)
     if rewards and "cf_scores" in needs:
         parents["cf"] = _inputs.read_cf(config, data, config.cf)

@@ -36,7 +36,7 @@ def run(config: Report, command: Command) -> dict[str, Any]:
         console.say(f"{config.dataset}: {title}")
         console.table(
             ["run", "search", *REPORTED],
-            [[row.name, row.search, *(row.metrics[name] for name in REPORTED)] for row in rows],
+            [[row.name, row.search, *(row.metrics.get(name) for name in REPORTED)] for row in rows],
         )
         console.say()
     written = _written(config, groups, command, target, console)

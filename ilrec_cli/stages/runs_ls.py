@@ -50,7 +50,7 @@ def _lines(row: dict[str, Any]) -> list[list[Any]]:
     facts = [row["dataset"], row["name"], row["made_by"], row["ids"], row["note"], trained.get("valid_ndcg@10")]
     seconds = round(trained["seconds"]) if "seconds" in trained else None
     rest = [seconds, round(row["bytes"] / 1e6, 1), (row["made"] or "-")[:16].replace("T", " ")]
-    evaluations = [[name, *(metrics[each] for each in METRICS)] for name, metrics in row["evaluations"].items()]
+    evaluations = [[name, *(metrics.get(each) for each in METRICS)] for name, metrics in row["evaluations"].items()]
     first, *others = evaluations or [[None] * (1 + len(METRICS))]
     return [
         [*facts, *first, *rest[:1], f"{rest[1]:.1f}", rest[2]],

@@ -24,7 +24,7 @@ def run(config: ShowRun) -> dict[str, Any]:
                     _registry.parents(entry, known).items()},
         "provenance": _registry.provenance(entry.train), "training": _registry.training(entry),
         "bytes": _registry.size(entry.folder), "files": entry.manifest.get("files", {}),
-        "evaluations": {name: {key: result[key] for key in ("protocol", "events", "users", "metrics", "intervals")}
+        "evaluations": {name: {key: result[key] for key in ("protocol", "events", "users", "metrics", "intervals") if key in result}
                         for name, result in _registry.evaluations(entry)},
     }  # fmt: skip
     _tell(facts, console)
@@ -38,6 +38,6 @@ def _tell(facts: dict[str, Any], console: Console) -> None:
     console.say(configs.to_yaml(shown).rstrip())
     if facts["evaluations"]:
         console.say()
-        rows = [[name, result["events"], *(result["metrics"][metric] for metric in REPORTED)]
+        rows = [[name, result["events"], *(result["metrics"].get(metric) for metric in REPORTED)]
                 for name, result in facts["evaluations"].items()]  # fmt: skip
         console.table(["evaluation", "events", *REPORTED], rows)

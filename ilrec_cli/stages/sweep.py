@@ -6,6 +6,7 @@ again.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,15 +34,12 @@ def run(config: Sweep, command: Command) -> dict[str, Any]:
     sweep = _Sweep(config, command, console)
     with _search.opened(sweep.folder, overwrite=config.overwrite) as log:
         rows = sweep.suggested(log) if config.search == "optuna" else sweep.listed(log)
-        if not rows or rows[0][FIGURE] is None:
-            raise UserError(f"no trial came to a result; the first one: {rows[0]['error'] if rows else 'none was run'}")
-        best = sweep.folder / "best.yaml"
-        artifacts.write_text(best, configs.to_yaml(sweep.values(rows[0]["changed"])))
+        best = _search.write_best(sweep.folder, rows, lambda row: sweep.values(row["changed"]))
     _search.show(rows, (FIGURE, "valid_hit@10", "best_step"), console)
-    failed = [row for row in rows if row[FIGURE] is None]
+    failed = [row for row in rows if "failed" in row]
     if failed:
         console.warn(
-            f"{len(failed)} trials came to nothing, such as {_search.named(failed[0]['changed'])}: {failed[0]['error']}"
+            f"{len(failed)} trials failed, such as {_search.named(failed[0]['changed'])}: {failed[0]['failed']}"
         )
     console.say(f"\nTrials: {log}\nBest: {best}\nNext: ilrec train {_inputs.flags(config)} --config {best}")
     return {"path": str(sweep.folder), "trials": len(rows), "best": rows[0]}
@@ -109,14 +107,15 @@ class _Sweep:
         """All of a grid, or what the seed draws of it or of the space."""
         config = self.config
         if config.search == "grid":
-            chosen = _search.combinations(_space.lists(self.axes), config.trials, config.seed)
+            trials = _search.combinations(_space.lists(self.axes), self.trial, config.trials, config.seed)
         else:
-            chosen = _space.drawn(self.axes, config.trials or 0, config.seed)
-        return _search.run_all([self.trial(each) for each in chosen], log, self.run, self.console)
+            drawn = [self.trial(each) for each in _space.drawn(self.axes, config.trials or 0, config.seed)]
+            trials = list({json.dumps(trial.identity, sort_keys=True): trial for trial in drawn}.values())
+        return _search.run_all(trials, log, self.run, self.console)
 
     def suggested(self, log: Path) -> list[Row]:
         """One after another, each in view of those before it."""
-        recorded = [row for row in read_log(log) if row[FIGURE] is not None and self._is_ours(row)]
+        recorded = [row for row in read_log(log) if self._is_ours(row)]
         suggester = _space.Suggester(self.axes, self.config.seed, len(recorded))
         for row in recorded:
             suggester.tell(row["drawn"], row[FIGURE])
@@ -125,13 +124,11 @@ class _Sweep:
             drawn = suggester.ask()
             trial = self.trial(drawn)
             self.console.say(f"\nTrial {number} of {self.config.trials}: {_search.named(trial.changed)}")
-            if _search.known(trial, recorded):
-                row = {**_search.latest(trial, recorded), "drawn": drawn}
-            else:
-                row = _search.run_one(trial, log, self.run, self.console, drawn=drawn)
+            known = _search.found(trial, recorded)
+            row = known or _search.run_one(trial, log, self.run, self.console, drawn=drawn)
             recorded.append(row)
             suggester.tell(drawn, row[FIGURE])
-        return _search.ordered(recorded)
+        return _search.best_first(recorded)
 
     def _is_ours(self, row: Row) -> bool:
         """Whether a recorded trial is of this space, with the same settings besides."""
@@ -151,7 +148,15 @@ class _Sweep:
         try:
             self.command(["train", "--config", str(file), "--work", str(self.config.work), "--name", name, *how])
         except UserError as error:
-            return {FIGURE: None, "error": str(error), "seconds": 0, "run": name}
+            self.console.say(f"failed: {error}")
+            return {
+                FIGURE: None,
+                "valid_hit@10": None,
+                "best_step": None,
+                "seconds": 0,
+                "run": name,
+                "failed": str(error),
+            }
         entry = _registry.entry(folder)
         found = _registry.training(entry)
         self._tidy(name, found[FIGURE])
@@ -162,7 +167,7 @@ class _Sweep:
         """Remove the models that are not wanted; one that was evaluated, or that something is made from, stays."""
         if self.config.keep == "all":
             return
-        rows = [row for row in read_log(self.folder / "trials.jsonl") if row[FIGURE] is not None]
+        rows = [row for row in read_log(self.folder / "trials.jsonl") if "failed" not in row]
         results = {**{row["run"]: row[FIGURE] for row in rows}, name: value}
         best = max(results, key=lambda each: results[each])
         for each in results:

@@ -17,7 +17,7 @@ from ilrec_cli.lm import backbone
 from ilrec_cli.lm.loop import Progress
 from ilrec_cli.lm.phases import run_phases
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _job, _processes, _run_folder, _task
+from ilrec_cli.stages import _inputs, _job, _processes, _run_folder, _task, _tasks
 from ilrec_cli.stages._job import Prepared, Task
 
 
@@ -47,7 +47,10 @@ def run(config: Train) -> dict[str, Any]:
             model = parallel.model
             backbone.save(prepared.backbone, folder / "model")
             layers = {"candidate_layers": list(model.inner_layers)} if model.inner_layers else {}
-            artifacts.write_json(folder / "layout.json", prepared.examples.layout.as_dict() | layers)
+            artifacts.write_json(
+                folder / "layout.json",
+                prepared.examples.layout.as_dict() | layers | _tasks.record(config, prepared.backbone.tokenizer),
+            )
             if model.layer_heads is not None:
                 model.layer_heads.save(folder)
             _run_folder.finish(folder, task)
@@ -74,4 +77,11 @@ def _describe(prepared: Prepared, settings: Train, console: Console) -> None:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     layers = f", candidate layers {', '.join(map(str, model.inner_layers))}" if model.inner_layers else ""
     console.say(f"{settings.method} on {settings.backbone}: {every:,} parameters, {trained:,} trained{layers}")
-    console.say(f"{len(examples):,} examples, {examples.targets(np.arange(len(examples))):,} targets")
+    if prepared.rows is None:
+        console.say(f"{len(examples):,} examples, {examples.targets(np.arange(len(examples))):,} targets")
+        return
+    rows = prepared.rows
+    tasks = ", ".join(f"{name} {count:,}" for name, count in zip(rows.names, rows.wanted, strict=True))
+    console.say(f"{len(rows):,} examples an epoch: {tasks}")
+    for note in prepared.notes:
+        console.say(note)

@@ -1,16 +1,18 @@
 """Settings of a collaborative model, searched on validation data: one line per trial, the best one as a YAML file.
 
-Test events are never read. A search that was stopped goes on: trials that are recorded are not run again.
+Test events are never read. A search that was stopped goes on: trials that are recorded are not run again. A trial that
+diverges is recorded without figures, and the search goes on with the next.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from ilrec_cli import artifacts, devices, folders, plugins
 from ilrec_cli import config as configs
+from ilrec_cli import devices, folders, plugins
 from ilrec_cli.artifacts import Artifact
-from ilrec_cli.cf._fit import fit
+from ilrec_cli.cf._fit import DivergedError, fit
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.settings import FitCf, TuneCf
@@ -33,14 +35,10 @@ def run(config: TuneCf) -> dict[str, Any]:
     with _search.opened(folder, overwrite=config.overwrite) as log:
         console.say(f"{config.model}: {len(trials)} trials of at most {config.epochs} epochs")
         rows = _search.run_all(trials, log, lambda trial: _run_trial(config, trial, data, console), console)
-        best = rows[0]
-        artifacts.write_text(folder / "best.yaml", configs.to_yaml(_as_config(config, best["changed"])))
+        file = _search.write_best(folder, rows, lambda row: _as_config(config, row["changed"]))
     _search.show(rows, (_search.FIGURE, "valid_hit@10", "best_epoch"), console)
-    console.say(
-        f"\nTrials: {log}\nBest: {folder / 'best.yaml'}\n"
-        f"Next: ilrec train-cf {_inputs.flags(config)} --config {folder / 'best.yaml'}"
-    )
-    return {"path": str(folder), "trials": len(rows), "best": best}
+    console.say(f"\nTrials: {log}\nBest: {file}\nNext: ilrec train-cf {_inputs.flags(config)} --config {file}")
+    return {"path": str(folder), "trials": len(rows), "best": rows[0]}
 
 
 def _trials(config: TuneCf, data: Artifact) -> list[Trial]:
@@ -48,7 +46,7 @@ def _trials(config: TuneCf, data: Artifact) -> list[Trial]:
     options = [field.name for field in configs.fields(plugins.load("cf", config.model).Config)]
     hint = f"Give values, such as -o learning_rate=1e-3,5e-4; options: ilrec cf {config.model}"
     axes = _search.axes(config.options, (*TUNABLE, *options), "ilrec tune cf", hint)
-    return [_trial(values, config, data) for values in _search.combinations(axes, config.trials, config.seed)]
+    return _search.combinations(axes, lambda values: _trial(values, config, data), config.trials, config.seed)
 
 
 def _trial(values: dict[str, Any], config: TuneCf, data: Artifact) -> Trial:
@@ -62,7 +60,7 @@ def _trial(values: dict[str, Any], config: TuneCf, data: Artifact) -> Trial:
 
 
 def _run_trial(config: TuneCf, trial: Trial, data: Artifact, console: Console) -> dict[str, Any]:
-    """Train once, as train-cf does; its best epoch by validation."""
+    """Train once, as train-cf does; its best epoch by validation, or no figures and why it failed."""
     device = devices.resolve(config.device)
     devices.keep_freed_memory(device)
     material = _cf.material(data, config.limit_users, config.seed)
@@ -73,10 +71,15 @@ def _run_trial(config: TuneCf, trial: Trial, data: Artifact, console: Console) -
         log.append(row)
         _cf.say_epoch(console)(row)
 
-    progress = fit(model, material, trial.settings, device=device, log=note, console=console)
-    best = log[progress.best_epoch - 1]
-    return {_search.FIGURE: best["valid_ndcg@10"], "valid_hit@10": best["valid_hit@10"],
-            "best_epoch": best["epoch"], "epochs": len(log), "seconds": round(progress.seconds, 1)}  # fmt: skip
+    started = time.perf_counter()
+    try:
+        best = log[fit(model, material, trial.settings, device=device, log=note, console=console).best_epoch - 1]
+        why = {}
+    except DivergedError as error:
+        console.say(f"failed: {error}")
+        best, why = dict.fromkeys(("valid_ndcg@10", "valid_hit@10", "epoch")), {"failed": str(error)}
+    return {_search.FIGURE: best["valid_ndcg@10"], "valid_hit@10": best["valid_hit@10"], "best_epoch": best["epoch"],
+            "epochs": len(log), "seconds": round(time.perf_counter() - started, 1), **why}  # fmt: skip
 
 
 def _as_config(config: TuneCf, changed: dict[str, Any]) -> dict[str, Any]:
