@@ -51,26 +51,32 @@ def differences(name: str, title: str, base: Row, others: Sequence[Row], compare
 def comparable(base: Row, rows: Sequence[Row]) -> list[Row]:
     """Those whose numbers mean the same as the base's, by protocol."""
     rules = base.result["protocol"]
-    others = [row for row in rows if row is not base and row.is_ranked]
+    others = [row for row in rows if row is not base and is_paired(row)]
     return [row for row in others if not _protocol.differences(rules, row.result["protocol"])]
+
+
+def is_paired(row: Row) -> bool:
+    """Whether it has what is compared: a list for every event, as long as the metrics ask for."""
+    return row.is_ranked and set(PAIRED) <= row.metrics.keys()
 
 
 def base_of(rows: Sequence[Row], wanted: str | None) -> Row | None:
     """The row that others are compared with: the one named, else SFT, else the first language model, else the best."""
     if wanted is not None:
-        return next((row for row in rows if row.name == wanted), None)
-    ranked = [row for row in rows if row.is_ranked]
+        return next((row for row in rows if row.name == wanted and is_paired(row)), None)
+    ranked = [row for row in rows if is_paired(row)]
     models = [row for row in ranked if row.is_lm] or ranked[-1:]
     return next((row for row in models if row.kind == "sft"), models[0] if models else None)
 
 
 def ablations(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
     """(full method, its variants) of every method with several runs; the full one has the fewest settings changed."""
-    counts = Counter(row.kind for row in rows if row.is_lm)
+    rows = [row for row in rows if row.is_lm and is_paired(row)]
+    counts = Counter(row.kind for row in rows)
     found = []
     for method in (method for method, count in counts.items() if count > 1):
         runs = sorted(
-            (row for row in rows if row.is_lm and row.kind == method),
+            (row for row in rows if row.kind == method),
             key=lambda row: (len(_chosen(row)), row.seed, row.name),
         )
         variants = comparable(runs[0], runs[1:])

@@ -102,7 +102,8 @@ def _compared(
     unfinished = [entry.name for entry in pair if entry.status != "finished"]
     if unfinished:
         return {}, f"not compared, {', '.join(unfinished)} is not finished"
-    selectors = [str(entry.folder) for entry in pair]
+    names = [entry.name for entry in _registry.entries(config.work, config.dataset)]
+    selectors = [entry.name if names.count(entry.name) == 1 else str(entry.folder) for entry in pair]
     try:
         return command(["compare", *selectors, "--dataset", config.dataset, "--work", str(config.work), "--quiet"]), ""
     except UserError as error:
