@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 LISTED = 20  # items ranked for every event
+MOST_BEAMS = 10_000  # of a search: what its beams see of one another grows with the square of their number
 BLOCK = 64  # scores whose maximum is taken together
+
+
+class UnorderedError(ValueError):
+    """Scores hold NaN, which has no place in any order."""
 
 
 class Rankings(NamedTuple):
@@ -29,7 +34,7 @@ def no_rankings() -> Rankings:
 def order_key(score: Tensor, index: Tensor) -> Tensor:
     """Integers that sort by float32 score, then by lower index (below 2**31). NaN has no place and raises."""
     if score.isnan().any():
-        raise ValueError("scores hold NaN: the model's weights or number format are broken; nothing can be ranked")
+        raise UnorderedError("scores hold NaN: the model's weights or number format are broken; nothing can be ranked")
     bits = (score.float() + 0.0).view(torch.int32).long()  # + 0.0 turns -0.0 into 0.0
     ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
     return (ordered << 32) - index

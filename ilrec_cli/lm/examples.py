@@ -40,6 +40,10 @@ class Batch(NamedTuple):
 
         return Batch(*map(moved, self))
 
+    def fed(self) -> tuple[int, int]:
+        """(prompt tokens, response tokens) of the forward pass, without padding."""
+        return int(self.mask_BS.sum()) - len(self.target_N), len(self.target_N)
+
 
 @dataclass(frozen=True)
 class Catalogue:

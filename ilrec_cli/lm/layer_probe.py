@@ -19,9 +19,9 @@ def resolve(spec: tuple[str, ...], n_layers: int) -> tuple[int, ...]:
     """Layers to probe, ascending: () for none, ("all",), or numbers from 1, the first, to L, the last."""
     if spec == ("all",):
         return tuple(range(1, n_layers + 1))
-    known = [int(part) for part in spec if part.isdigit() and 1 <= int(part) <= n_layers]
+    known = [int(part) for part in spec if part.isdecimal() and 1 <= int(part) <= n_layers]
     if len(known) < len(spec):
-        wrong = next(part for part in spec if not (part.isdigit() and 1 <= int(part) <= n_layers))
+        wrong = next(part for part in spec if not (part.isdecimal() and 1 <= int(part) <= n_layers))
         raise UserError(f"--probe-layers {wrong}: expected all, or numbers from 1 to {n_layers}, the last layer")
     return tuple(sorted(set(known)))
 

@@ -76,10 +76,10 @@ class Ranker:
             item_Bk = expand(leaf_BK, self.trie, self.popularity_I, k)
         else:
             item_Bk = allowed.expand(leaf_BK, self.popularity_I, k)
-        real = item_Bk >= 0
-        own_leaf = torch.where(real, self.trie.leaf_of(item_Bk.clamp(min=0)), -2)
-        place = (own_leaf[:, :, None] == leaf_BK[:, None, :]).int().argmax(-1)
-        return item_Bk, torch.where(real, score_BK.gather(1, place), -torch.inf)
+        sorted_BK, column_BK = leaf_BK.sort(1)
+        place_Bk = torch.searchsorted(sorted_BK, self.trie.leaf_of(item_Bk)).clamp(max=leaf_BK.shape[1] - 1)
+        score_Bk = score_BK.gather(1, column_BK.gather(1, place_Bk))
+        return item_Bk, torch.where(item_Bk >= 0, score_Bk, -torch.inf)
 
     def rank_events(
         self, sequences: Sequences, user_E: np.ndarray, end_E: np.ndarray, max_history: int, *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -53,7 +54,7 @@ class Evaluate(OnUsers):
         if any(k < 1 for k in self.ks):
             raise ValueError(f"ks holds {min(self.ks)}, expected at least 1")
         layer = self.exit_layer
-        if layer is not None and layer != "all" and not (layer.isdigit() and int(layer) >= 1):
+        if layer is not None and layer != "all" and not re.fullmatch("[1-9][0-9]{0,3}", layer):
             raise ValueError(f"exit_layer is '{layer}', expected a layer from 1 on, or all")
         if self.exact and self.limit_users and self.exact > self.limit_users:
             raise ValueError(f"exact is {self.exact}, expected at most --limit-users {self.limit_users}")

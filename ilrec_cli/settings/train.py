@@ -34,6 +34,13 @@ class Train(OnUsers):
         Control,
         MODEL,
     ] = ()
+    from_: Annotated[
+        str | None,
+        "run to start from, name or folder, instead of a backbone: its model, tokenizer, layout and identifiers; methods "
+        "that fine-tune first leave that out",
+        Control,
+        MODEL,
+    ] = None
     backbone: Annotated[
         str, "Hugging Face causal LM (folder or name), or tiny-llama, tiny-qwen2: small, from scratch", MODEL
     ] = "tiny-llama"

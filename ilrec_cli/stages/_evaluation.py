@@ -5,9 +5,10 @@ rankings.parquet and metrics.json do not depend on how many processes there were
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,12 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ilrec_cli import artifacts
+from ilrec_cli import artifacts, devices
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import targets
 from ilrec_cli.metrics import KS, ListCounts
+from ilrec_cli.provenance import provenance
 from ilrec_cli.ranking import LISTED, Rankings
 from ilrec_cli.schemas import TABLES
 from ilrec_cli.stages import _beam_recall, _chunks, _inputs, _protocol, _rankings
@@ -75,6 +77,11 @@ class Plan:
         order = np.argsort(events[0][chosen], kind="stable")
         return tuple(column[chosen][order] for column in events)
 
+    def answered(self, ks: Iterable[int]) -> list[int]:
+        """The list lengths that a search over identifiers can answer: it finds as many of them as it has beams."""
+        beams = self.rules["beams"] if self.rules.get("search") in ("beams", "exact") else None
+        return [k for k in ks if beams is None or k <= beams]
+
     @property
     def parents(self) -> dict[str, Artifact]:
         return {"run": self.model, "data": self.data}
@@ -91,9 +98,10 @@ def run(plan: Plan, open_model: Callable[[], Opened], workers: Workers, console:
     identity = {
         "version": VERSION, "tables": TABLES["rankings"][0], "protocol": plan.rules, "listed": plan.listed,
         "batch_size": plan.batch_size, "parents": {role: parent.digest for role, parent in plan.parents.items()},
-        "device": workers.device.type,
+        "device": workers.device.type, "packages": provenance()["packages"],
     }  # fmt: skip
-    hold = _chunks.opened(scratch, identity, fresh=plan.overwrite) if workers.is_main else nullcontext()
+    replaced = _present(plan.folder) if plan.overwrite else None
+    hold = _chunks.opened(scratch, identity, replaced) if workers.is_main else nullcontext()
     with hold:
         workers.wait()  # the folder is ready
         pace = _rank_missing(plan, open_model, workers, console)
@@ -120,7 +128,18 @@ def known(plan: Plan) -> dict[str, Any] | None:
         return None
     found = done.json("metrics.json")
     same = found.get("version") == VERSION and found["protocol"] == plan.rules
-    return found if same and set(plan.ks) <= set(found["ks"]) else None
+    # Before, metrics beyond the beams were written too; they meant nothing.
+    meant = plan.searched is not None or plan.answered(found["ks"]) == found["ks"]
+    return found if same and meant and set(plan.ks) <= set(found["ks"]) else None
+
+
+def _present(folder: Path) -> str:
+    """Which result is there: changes whenever it is made again."""
+    if not artifacts.exists(folder):
+        return "none"
+    return hashlib.sha256(
+        b"".join((folder / name).read_bytes() for name in ("manifest.json", "provenance.json"))
+    ).hexdigest()
 
 
 def pace_of(folder: Path) -> float | None:
@@ -184,16 +203,16 @@ def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -
     """Rank a batch. Where memory does not suffice, say so: another search would be another result."""
     try:
         return model.rank(user_B, end_B)
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            sign in str(error) for sign in ("out of memory", "can't allocate memory")
-        ):
+    except (MemoryError, RuntimeError) as error:
+        if not devices.out_of_memory(error):
             raise
-        raise UserError(
-            f"{plan.model.name}: memory does not suffice for batches of {plan.batch_size} (--batch-size). Choose smaller "
-            "ones; --dtype bfloat16 halves the model, but is another protocol. The search was not changed; what is "
-            "finished counts only with the same batch size"
-        ) from error
+        advice = {
+            "run": f"batches of {plan.batch_size} (--batch-size). Choose smaller ones; --dtype bfloat16 halves the model, but "
+            "is another protocol. The search was not changed; what is finished counts only with the same batch size",
+            "cf": "this collaborative model, whose batches have one size. Free some, or choose another --device. What is "
+            "finished counts when the command is given again",
+        }  # fmt: skip
+        raise UserError(f"{plan.model.name}: memory does not suffice for {advice[plan.kind]}") from error
 
 
 def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
@@ -215,7 +234,7 @@ def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
         rank_E, first_E, sharing_E = (np.concatenate(column) for column in zip(*columns, strict=True))
         judged = Judged(user_E, rank_E, first_E, sharing_E, popularity_I[target_E], end_E)
         ambiguity = {"ambiguous_targets": int((sharing_E > 1).sum())} if plan.kind == "run" else {}
-        judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.ks)
+        judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.answered(plan.ks))
         artifacts.write_json(
             aside / "metrics.json",
             {"version": VERSION, "protocol": plan.rules, "ks": list(plan.ks), "events": len(event_E),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,14 @@ def trained_layout(run: Artifact, template: int = 0) -> Layout:
         there = "one prompt" if len(found) == 1 else f"prompts 0 to {len(found) - 1}"
         raise UserError(f"--template {template}: '{run.name}' was trained with {there}")
     return found[template]
+
+
+def vectors(ids: Artifact) -> Callable[[], np.ndarray] | None:
+    """What reads the vectors that identifiers were made from; None where they keep none."""
+    from safetensors.numpy import load_file
+
+    path = ids.path / "embeddings.safetensors"
+    return (lambda: np.asarray(load_file(path)["embeddings"])) if path.is_file() else None
 
 
 def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:

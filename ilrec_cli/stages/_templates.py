@@ -43,9 +43,10 @@ def _show(
     console: Console,
 ) -> None:  # fmt: skip
     console.say(f"{name}, prompt by prompt:")
+    shown = [metric for metric in SHOWN if metric in metrics]
     rows: list[list[Any]] = [
-        [str(number), *(values[metric] for metric in SHOWN)] for number, values in enumerate(by_template)
+        [str(number), *(values[metric] for metric in shown)] for number, values in enumerate(by_template)
     ]
-    rows += [["mean", *(metrics[metric] for metric in SHOWN)]]
-    rows += [[word, *(spread[metric][place] for metric in SHOWN)] for place, word in enumerate(("least", "most"))]
-    console.table(["prompt", *SHOWN], rows)
+    rows += [["mean", *(metrics[metric] for metric in shown)]]
+    rows += [[word, *(spread[metric][place] for metric in shown)] for place, word in enumerate(("least", "most"))]
+    console.table(["prompt", *shown], rows)

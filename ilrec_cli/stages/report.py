@@ -40,7 +40,7 @@ def run(config: Report) -> dict[str, Any]:
         console.say(f"{config.dataset}: {title}")
         console.table(
             ["run", "search", *REPORTED],
-            [[row.name, row.search, *(row.metrics[name] for name in REPORTED)] for row in rows],
+            [[row.name, row.search, *(row.metrics.get(name) for name in REPORTED)] for row in rows],
         )
         console.say()
     target = config.output or _inputs.dataset_dir(config) / "report.html"
@@ -88,7 +88,7 @@ def _collect(config: Report, data_digest: str, console: Console) -> dict[str, li
             f"{outdated} evaluations are of an older ilrec; they are left out. Run: ilrec evaluate {_inputs.flags(config)}"
         )
     for rows in groups.values():
-        rows.sort(key=lambda row: (row.is_lm, row.metrics["ndcg@10"]))
+        rows.sort(key=lambda row: (row.is_lm, row.metrics.get("ndcg@10", 0.0)))
     return dict(sorted(groups.items(), key=lambda group: ("valid" in group[0], group[0])))
 
 
