@@ -95,8 +95,14 @@ def layouts(settings: Train, tokenizer: Any) -> list[Layout]:
     return [Layout.prompt(tokenizer, template) for template in trained]
 
 
-def record(settings: Train, tokenizer: Any) -> dict[str, Any]:
-    """What a run keeps of its prompts: the next-item ones as token ids and text, and a digest of all its tasks' texts."""
+def record(settings: Train, tokenizer: Any, start: Artifact | None) -> dict[str, Any]:
+    """What a run keeps of its prompts: the next-item ones as token ids and text, and a digest of all its tasks' texts.
+
+    Those of the run that it starts from, if it does: whatever the wording is today.
+    """
+    if start is not None:
+        kept = start.json("layout.json")
+        return {name: kept[name] for name in ("chat", "digest", "templates") if name in kept}
     if settings.targets == "all":
         return {}
     form = prompts.chosen(tokenizer, as_chat=settings.chat)
