@@ -9,32 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_LM, Finished, instruments_folder
+from conftest import TINY_LM, Finished
+from said_folder import raw_folder
 
 from ilrec_cli import artifacts, cli
 from ilrec_cli.json_log import read_log
 from ilrec_cli.stages import _inputs, _tasks
 
 ALL = "next_item,text_to_item,item_to_text,fusion:50,item_search,preference"
-
-
-def raw_folder(folder: Path) -> Path:
-    """LC-Rec's files: sequences, index, text (the first user.s first item has none), and what users 0 to 19 said."""
-    instruments_folder(folder, users=60)
-    sequences = json.loads((folder / "Instruments.inter.json").read_text())
-    items = {item for row in sequences.values() for item in row}
-    text = {item: {"title": f"Drum {item}.", "description": [f"A drum with {item} heads."], "brand": "B", "categories": "x"} for item in items}  # fmt: skip
-    text[sequences["0"][0]] = {"title": "", "description": "", "brand": "", "categories": ""}
-    (folder / "Instruments.item.json").write_text(json.dumps(text))
-    users = list(sequences)[:20]
-    wishes = {user: {"item": sequences[user][-3], "inters": sequences[user][:-3], "querys": [f"ask {user}", f"want {user}"]} for user in users}  # fmt: skip
-    wishes[users[0]]["item"] = sequences[users[0]][-1]  # held out: must not be asked for
-    wishes[users[1]]["item"] = 10**6
-    likes = {user: [f"likes {user}", f"loves {user}", ""] for user in users[:10]}
-    likes["nobody"] = ["likes nothing"]
-    said = {"user_explicit_preference": likes, "user_vague_intention": {"train": wishes, "test": {users[2]: {"item": 1, "querys": ["secret"]}}}}  # fmt: skip
-    (folder / "Instruments.user.json").write_text(json.dumps(said))
-    return folder
 
 
 @pytest.fixture(scope="module")
