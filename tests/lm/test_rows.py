@@ -90,11 +90,11 @@ def test_what_does_not_fit_together_is_refused() -> None:
         replace(rows, prompt=Runs.of_lists([[], [3], [3], [3]]))
 
 
-def mixed_job(folder: Path, settings_: Any = SETTINGS, rows: Rows | None = None) -> Any:
+def mixed_job(folder: Path, settings_: Any = SETTINGS, rows: Rows | None = None, **parallel: Any) -> Any:
     method = Config(lambda_cpd=0.1, mu_crr=0.3)
     rewards = reward_source(Scorer(), ITEMS.trie)
     return replace(
-        a_job(folder, settings_), source=rows or mixed_rows()[0], loss=make_loss(method), weights=weights(method),
+        a_job(folder, settings_, **parallel), source=rows or mixed_rows()[0], loss=make_loss(method), weights=weights(method),
         rewards=rewards,
     )  # fmt: skip
 
