@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,45 +23,59 @@ def test_configurations_are_valid(path: Path) -> None:
     config.build(settings.Train, config.read_yaml(path), path.name)
 
 
-def test_the_script_chains_the_stages(tmp_path: Path, ilrec: Callable[..., Finished]) -> None:
+def test_the_script_chains_the_stages(tmp_path: Path) -> None:
     raw = instruments_folder(tmp_path / "raw")
-    done = script(tmp_path, "instruments.sh", raw, "--max-steps", "2", "--limit-users", "50")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    command = ["bash", EXAMPLES / "instruments.sh", raw, "--max-steps", "2", "--limit-users", "50"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ilrec-work" / "Instruments" / "report.html").is_file()
     assert "ilrec" in done.stdout
 
 
+def noted(folder: Path, name: str, *arguments: object) -> list[list[str]]:
+    """A script's commands, noted by a stand-in for `ilrec`, to be run here: a process for each would take a minute."""
+    notes, stand_in = folder / "bin" / "noted", folder / "bin" / "ilrec"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f"#!/usr/bin/env bash\nprintf '%s\\t' \"$@\" >> {notes}; echo >> {notes}\n")
+    stand_in.chmod(0o755)
+    environment = os.environ | {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", EXAMPLES / name, *map(str, arguments)], env=environment, check=True)
+    return [line.rstrip("\t").split("\t") for line in notes.read_text().splitlines()]
+
+
 def test_all_tasks_of_lc_rec_at_toy_size(
     tmp_path: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The script's own commands, in one process: a stand-in for `ilrec` notes them, and they are run after that."""
-    raw = raw_folder(tmp_path / "raw")
-    stand_in = tmp_path / "bin" / "ilrec"
-    stand_in.parent.mkdir()
-    stand_in.write_text('#!/usr/bin/env bash\nprintf "%s\\t" "$@" >> "$NOTED"; echo >> "$NOTED"\n')
-    stand_in.chmod(0o755)
-    monkeypatch.setenv("NOTED", str(tmp_path / "noted"))
     small = ["--max-steps", "2", "--limit-users", "50", "--epochs", "1"]
-    done = script(tmp_path, "lcrec.sh", raw, *small, first=stand_in.parent)
-    assert done.returncode == 0, done.stderr
+    commands = noted(tmp_path, "lcrec.sh", raw_folder(tmp_path / "raw"), *small)
+    assert len(commands) == 7
     monkeypatch.chdir(tmp_path)
-    for line in (tmp_path / "noted").read_text().splitlines():
-        arguments = line.split("\t")[:-1]
-        result = ilrec(*arguments, *(TINY_LM if arguments[0] == "train" else []))
-        assert result.code == 0, (arguments, result.err)
-        if arguments[0] == "train":
-            assert "examples an epoch: next_item" in result.out
-            assert "item_search" in result.out
-    runs = tmp_path / "ilrec-work" / "Instruments" / "runs"
+    for command in commands:
+        done = ilrec(*command, *(TINY_LM if command[0] == "train" else []))
+        assert done.code == 0, (command, done.err)
+        if command[0] == "train":
+            assert "examples an epoch: next_item" in done.out
+            assert "item_search" in done.out
     for name in ("lcrec-sft", "lcrec-ilrec"):
-        assert (runs / name / "eval" / "test-full-beam20-vocab" / "metrics.json").is_file()
+        assert (Path("ilrec-work/Instruments/runs") / name / "eval/test-full-beam20-vocab/metrics.json").is_file()
 
 
-def script(folder: Path, name: str, *arguments: object, first: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one of the examples; `first` is a folder where commands are looked for before all others."""
-    path = os.pathsep.join(
-        [*([] if first is None else [str(first)]), str(Path(sys.executable).parent), os.environ["PATH"]]
-    )
-    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
-    command = ["bash", EXAMPLES / name, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, check=False)
+def test_titles_are_written_grounded_and_searched(
+    tmp_path: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = instruments_folder(tmp_path / "raw", users=60)
+    index = json.loads((raw / "Instruments.index.json").read_text())
+    titles = {item: {"title": f"Drum {int(item) % 7} for {'stage' if int(item) % 2 else 'home'}"} for item in index}
+    (raw / "Instruments.item.json").write_text(json.dumps(titles))
+    commands = noted(tmp_path, "bigrec.sh", raw, "Instruments", "--max-steps", "2", "--limit-users", "20")
+    assert len(commands) == 12
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        done = ilrec(*command)
+        assert done.code == 0, (command, done.err)
+    made = sorted(path.name for path in (tmp_path / "ilrec-work/Instruments/runs/bigrec-ilrec/eval").glob("test-*"))
+    assert made == [
+        "test-full-beam20-vocab", "test-full-beam20-vocab-cf0.5-sasrec", "test-full-free-beam4-tok32-titles-tfidf",
+        "test-full-free-beam4-tok32-titles-tfidf-cf-sasrec-gauto",
+    ]  # fmt: skip

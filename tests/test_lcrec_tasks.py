@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_LM, Finished
+from conftest import TINY_LM, Finished, qwen2
 from said_folder import raw_folder
+from tokenizers_of_kinds import a_tokenizer
 
 from ilrec_cli import artifacts, cli
 from ilrec_cli.json_log import read_log
@@ -216,3 +217,40 @@ def test_epochs_show_other_templates_and_the_same_ones_again(said_world: Path) -
     assert (templates[1] == templates[2]).all()
     assert (templates[0] != templates[1]).mean() > 0.8
     assert rows.at(1).rewarded(np.arange(len(rows))) < rows.at(1).supervised(np.arange(len(rows)))
+
+
+def test_an_instruct_model_with_a_padded_vocabulary_in_its_own_chat_template(
+    own_world: Path, tmp_path: Path, ilrec: Callable[..., Finished]
+) -> None:
+    """A pretrained model takes LC-Rec's tasks by default; what is decoded is what was trained."""
+    tok = a_tokenizer("padded", [], chat=True)
+    model = qwen2(vocabulary=len(tok) + 20, layers=2, tie_word_embeddings=True, initializer_range=0.02)
+    model.save_pretrained(tmp_path / "base")
+    tok.save_pretrained(tmp_path / "base")
+    flags = ["--dataset", "toy", "--work", own_world, "--quiet"]
+    done = ilrec("train", *flags, "--ids", "text", "--backbone", tmp_path / "base", "--chat", "--tuning", "lora", "--name", "chatty",
+                 *TINY_LM, "--max-steps", "2", "--method", "ilrec", "--cf", "sasrec")  # fmt: skip
+    assert done.code == 0, done.err
+    run = artifacts.read(own_world / "toy" / "runs" / "chatty" / "train", "run")
+    assert run.config["tasks"] == ["next_item", "text_to_item", "item_to_text", "fusion:0.15"]
+    kept = run.json("layout.json")
+    assert (kept["chat"], len(kept["templates"])) == (True, 17)
+    assert kept["templates"][4]["text"].startswith(f"{tok.bos_token}<|user|>\nSomeone went through these items")
+    assert kept["templates"][4]["text"].endswith("</s>\n<|assistant|>\n")
+    for command in (["evaluate", "--template", "4"], ["recommend", "--history", _first_item(own_world)]):
+        found = ilrec(
+            command[0],
+            *flags,
+            "--run",
+            "chatty",
+            *command[1:],
+            *(["--limit-users", "4"] if command[0] == "evaluate" else []),
+        )
+        assert found.code == 0, found.err
+    exported = ilrec("export", *flags, "--run", "chatty", "--merge", "--output", tmp_path / "out")
+    assert exported.code == 0, exported.err
+    assert json.loads((tmp_path / "out" / "layout.json").read_text())["templates"] == kept["templates"]
+
+
+def _first_item(world: Path) -> str:
+    return str(artifacts.read(world / "toy" / "data", "data").table("items")["raw_id"][0].as_py())

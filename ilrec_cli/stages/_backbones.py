@@ -81,4 +81,5 @@ def _texts(data: Artifact, settings: Train) -> list[str]:
     """What a tokenizer from scratch is trained on: the catalogue's text where there is some, and the prompts."""
     items = data.table("items")
     columns = [items[name].to_pylist() for name in ("title", "description", "brand")]
-    return prompts.all_text(known(parse(settings.tasks))) + [text for column in columns for text in column if text]
+    around = prompts.all_text(known(parse(settings.tasks)), as_input=settings.prompt == "input")
+    return around + [text for column in columns for text in column if text]
