@@ -119,6 +119,9 @@ def test_evaluation_under_every_prompt(said_world: Path, ilrec: Callable[..., Fi
     assert kept["metrics"]["hit@20"] == pytest.approx(sum(hits) / 17, rel=1e-12)
     assert kept["least_and_most"]["hit@20"] == [min(hits), max(hits)]
     assert json.loads(every.out.splitlines()[-1])["metrics"]["whole"]["hit@20"] == kept["metrics"]["hit@20"]
+    few = ilrec(*flags, "--beams", "3", "--limit-users", "2", "--all-templates")
+    assert few.code == 0, few.err
+    assert "hit@10" not in few.out
     assert "'whole' was trained with prompts 0 to 16" in ilrec(*flags, "--template", "17").one_line()
     assert "exclude each other" in ilrec(*flags, "--template", "3", "--all-templates").one_line()
 
