@@ -222,6 +222,31 @@ def test_epochs_show_other_templates_and_the_same_ones_again(said_world: Path) -
     assert rows.at(1).rewarded(np.arange(len(rows))) < rows.at(1).supervised(np.arange(len(rows)))
 
 
+def test_a_plan_counts_what_is_trained(said_world: Path) -> None:
+    from ilrec_cli import config as configs
+    from ilrec_cli.batching import epoch_batches
+    from ilrec_cli.settings import Plan
+    from ilrec_cli.stages import _backbones, _plan, _task
+
+    values = {
+        "dataset": "Instruments",
+        "work": str(said_world),
+        "method": "sft",
+        "tasks": ALL.split(","),
+        "batch_size": 24,
+        "epochs": 1,
+    }
+    task = _task.decided(configs.build(Plan, values, "plan"), rewards=False)
+    opened = _backbones.equipped(_plan.open_shapes(task), task.settings, task.parents["ids"])
+    examples = _plan.open_examples(task, opened)
+    found = _plan.traffic(examples, task.settings, 0)
+    batches = [examples.batch(rows) for rows in epoch_batches(examples.lengths(), 24, 0, 0)]
+    assert found.steps == len(batches)
+    assert found.tokens == sum(int(batch.mask_BS.sum()) for batch in batches)
+    assert found.padded == sum(batch.input_BS.numel() for batch in batches)
+    assert found.supervised == sum(len(batch.target_N) for batch in batches)
+
+
 def test_an_instruct_model_with_a_padded_vocabulary_in_its_own_chat_template(
     own_world: Path, tmp_path: Path, ilrec: Callable[..., Finished]
 ) -> None:
