@@ -28,12 +28,17 @@ class Batch(NamedTuple):
     node_N: Tensor  # trie node before each supervised token
     event_N: Tensor  # which of the M targets each supervised token belongs to
     history_MT: Tensor  # the items shown before each target, right-padded with -1
+    task_N: Tensor | None = None  # number of the task of each supervised token, where there are several
 
     def to(self, device: torch.device) -> Batch:
         """On the device; a GPU copies from pinned memory while the host goes on."""
-        if device.type != "cuda":
-            return Batch(*(part.to(device) for part in self))
-        return Batch(*(part.pin_memory().to(device, non_blocking=True) for part in self))
+
+        def moved(part: Any) -> Any:
+            if part is None or device.type != "cuda":
+                return part if part is None else part.to(device)
+            return part.pin_memory().to(device, non_blocking=True)
+
+        return Batch(*map(moved, self))
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.windows)
 
+    def at(self, epoch: int) -> Examples:
+        """The same in every epoch."""
+        return self
+
     def lengths(self) -> np.ndarray:
         """About how many tokens each example has: for batches of like length."""
         return self.windows.lengths
@@ -183,6 +192,10 @@ class Examples:
         windows = self.windows.take(rows)
         item = gather_runs(self.sequences.items, windows.first, windows.stop - windows.first)
         return int(self.catalogue.length_I[item[item >= 0]].sum())
+
+    def rewarded(self, rows: np.ndarray) -> int:
+        """How many of them have collaborative rewards: all, since every target is an item after a history."""
+        return self.supervised(rows)
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Tokens, supervised positions and histories of some examples, padded on the right."""

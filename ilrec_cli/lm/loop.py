@@ -102,7 +102,8 @@ class Loop:
         progress, settings = self.progress, self.settings
         epoch, place = divmod(progress.step, self.per_epoch)
         epoch += 1000 * progress.phase  # phases see their rows in orders of their own
-        for rows in epoch_batches(self.job.source.lengths(), settings.batch_size, settings.seed, epoch)[place:]:
+        self.updater.source = source = self.job.source.at(epoch)
+        for rows in epoch_batches(source.lengths(), settings.batch_size, settings.seed, epoch)[place:]:
             rate = self.job.learning_rate * schedule(progress.step, self.total, settings)
             logged = self._is_logged(progress.step + 1)
             terms, norm = self.updater.update(rows, rate, progress.all_steps + 1, logged=logged)
@@ -136,7 +137,7 @@ class Loop:
         self.updater.check()
         means = summed(self.window, self.parallel).means()
         # L = L_CPO + lambda L_CPD + mu L_CRR for ILRec (eq. 9, 12), cross-entropy for SFT.
-        loss = sum(weight * means[name] for name, weight in self.job.weights.items() if weight)
+        loss = sum(weight * means.get(name, 0.0) for name, weight in self.job.weights.items() if weight)
         self._write(loss=loss, **means, lr=rate, grad_norm=float(norm))
         bar.set_postfix(loss=f"{loss:.3f}")
         shown = "  ".join(f"{name} {value:.4f}" for name, value in {"loss": loss, **means}.items())
