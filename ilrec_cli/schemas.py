@@ -18,6 +18,8 @@ TABLES: dict[str, tuple[int, pa.Schema]] = {
     # first: place of the first listed item that has the target's identifier (-1: none); sharing: how many items have it.
     "rankings": (2, pa.schema({"event": pa.int32(), "user": pa.string(), "target": pa.string(), "rank": pa.int32(),
                                "first": pa.int32(), "sharing": pa.int32(), "items": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})),
+    # What was written freely: the candidate that it names (null: none), and the only one that it contains (null: none, or several).
+    "answers": (1, pa.schema({"event": pa.int32(), "text": pa.string(), "named": pa.string(), "contained": pa.string()})),
 }  # fmt: skip
 
 # kind -> (what it is called, the command that makes it)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from ilrec_cli.config import Control, Positional
-from ilrec_cli.settings._base import DATA, MODEL, RUN, Common, Data, DType, OnUsers, at_least
+from ilrec_cli.settings._base import DATA, MODEL, RUN, Common, Data, DType, OnUsers, at_least, exclusive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,13 @@ class Evaluate(OnUsers):
         "what a step's probabilities sum to one over [as trained: ids with train --vocab-scope ids, else vocab]",
         MODEL,
     ] = None
+    candidates: Annotated[
+        Literal["sum", "mean", "generate"] | None,
+        "rank each event's own candidates, not the catalogue: by the sum or mean of their log-probabilities, or by what the "
+        "model writes; collaborative models by their scores",
+        DATA,
+    ] = None
+    template: Annotated[int, "which prompt of candidate ranking", MODEL] = 0
     exit_layer: Annotated[
         str | None, "rank with the logits of this layer (1 is the first), or with each in turn: all [the last]", MODEL
     ] = None
@@ -42,6 +49,15 @@ class Evaluate(OnUsers):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "beams", "batch_size", "exact")
+        at_least(self, 0, "template")
+        if self.candidates is not None:
+            exclusive(self, "candidates", "exact")
+            if self.seen_items == "removed":
+                raise ValueError(
+                    "seen_items removed and candidates exclude each other: candidates are ranked as they are"
+                )
+            if self.normalize == "trie":
+                raise ValueError("normalize is 'trie', expected vocab or ids with candidates")
         if any(k < 1 for k in self.ks):
             raise ValueError(f"ks holds {min(self.ks)}, expected at least 1")
         layer = self.exit_layer

@@ -60,6 +60,7 @@ class Train(OnUsers):
         "last: a prompt per target; all: a sequence per user, supervised at every item [all for tiny backbones]",
         DATA,
     ] = "auto"
+    tasks: Annotated[tuple[str, ...], "TEMPORARY", DATA] = ()
     vocab_scope: Annotated[
         Literal["vocab", "ids"],
         "what predictions are a softmax over: the whole vocabulary, or the tokens of identifiers and the end token",

@@ -25,7 +25,8 @@ from ilrec_cli.histories import targets
 from ilrec_cli.metrics import KS, ListCounts
 from ilrec_cli.ranking import LISTED, Rankings
 from ilrec_cli.schemas import TABLES
-from ilrec_cli.stages import _beam_recall, _chunks, _inputs, _protocol, _rankings
+from ilrec_cli.stages import _answers, _beam_recall, _chunks, _inputs, _protocol, _rankings
+from ilrec_cli.stages._candidate_sets import Sets
 from ilrec_cli.stages._summary import Judged, summary
 from ilrec_cli.stages._workers import Workers
 
@@ -33,10 +34,17 @@ VERSION = 2  # of metrics.json
 COLUMNS = ("items", "scores", "rank", "first", "sharing")  # of a chunk
 
 
+class Noted(NamedTuple):
+    """Rankings with more to keep of every event: what was written, say."""
+
+    rankings: Rankings
+    notes: dict[str, np.ndarray]
+
+
 class Opened(NamedTuple):
     """A model that ranks: (user_B, end_B) -> Rankings; and which identifier each item has."""
 
-    rank: Callable[[np.ndarray, np.ndarray], Rankings]
+    rank: Callable[[np.ndarray, np.ndarray], Rankings | Noted]
     leaf_I: np.ndarray
 
 
@@ -72,8 +80,17 @@ class Plan:
                 f"{self.data.path}: the split '{self.rules['split']}' has no event (users need at least 3 interactions)"
             )
         chosen = _inputs.draw_users(events[1], self.rules.get("limit_users"), self.rules.get("users_drawn_by_seed", 0))
+        if self.sets is not None:
+            chosen &= self.sets.has(*events[1:])
+            if not chosen.any():
+                raise UserError(f"{self.data.path}: no event of the split '{self.rules['split']}' has candidates")
         order = np.argsort(events[0][chosen], kind="stable")
         return tuple(column[chosen][order] for column in events)
+
+    @cached_property
+    def sets(self) -> Sets | None:
+        """Every event's candidates, where they alone are ranked."""
+        return None if self.rules["candidates"] == _protocol.FULL else Sets.of(self.data)
 
     @property
     def parents(self) -> dict[str, Artifact]:
@@ -160,30 +177,40 @@ def _ranked(
 ) -> Iterator[tuple[int, dict[str, np.ndarray], float]]:
     """(chunk, columns, seconds) one after another; in a chunk long histories come first, and like lengths together."""
     _, user_E, end_E = plan.events
-    sharing_I = np.bincount(model.leaf_I)[model.leaf_I]
     target_E = targets(_inputs.sequences(plan.data), user_E, end_E)
     with console.bar(sum(chunk.stop - chunk.start for _, chunk in mine), plan.model.name) as forward:
         for index, chunk in mine:
             started = time.perf_counter()
             order = chunk.start + np.argsort(-end_E[chunk], kind="stable")
-            parts = []
+            parts: list[Noted] = []
             for start in range(0, len(order), plan.batch_size):
                 rows = order[start : start + plan.batch_size]
                 parts.append(_guarded(plan, model, user_E[rows], end_E[rows]))
                 forward(len(rows))
             back = np.argsort(order, kind="stable")
-            item, score, rank = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
+            ranked, notes = zip(*parts, strict=True)
+            item, score, rank = (np.concatenate(column)[back] for column in zip(*ranked, strict=True))
             target = target_E[chunk]
             same_leaf = np.where(item >= 0, model.leaf_I[item], -1) == model.leaf_I[target][:, None]
             first = np.where(same_leaf.any(1), same_leaf.argmax(1), -1)
-            columns = (item, score.astype(np.float32), rank, first, sharing_I[target])
-            yield index, dict(zip(COLUMNS, columns, strict=True)), time.perf_counter() - started
+            sharing = _sharing(plan, model.leaf_I, (user_E[chunk], end_E[chunk]), target)
+            columns = dict(zip(COLUMNS, (item, score.astype(np.float32), rank, first, sharing), strict=True))
+            columns |= {f"note_{name}": _answers.stacked([each[name] for each in notes])[back] for name in notes[0]}
+            yield index, columns, time.perf_counter() - started
 
 
-def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Rankings:
+def _sharing(plan: Plan, leaf_I: np.ndarray, events: tuple[np.ndarray, np.ndarray], target_E: np.ndarray) -> np.ndarray:
+    """How many of what is ranked have the target's identifier."""
+    if plan.sets is None:
+        return np.asarray(np.bincount(leaf_I)[leaf_I[target_E]])
+    return np.asarray((leaf_I[plan.sets.find(*events)] == leaf_I[target_E][:, None]).sum(1))
+
+
+def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Noted:
     """Rank a batch. Where memory does not suffice, say so: another search would be another result."""
     try:
-        return model.rank(user_B, end_B)
+        found = model.rank(user_B, end_B)
+        return found if isinstance(found, Noted) else Noted(found, {})
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(
             sign in str(error) for sign in ("out of memory", "can't allocate memory")
@@ -205,24 +232,37 @@ def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
     config = {"run": plan.model.name, "protocol": plan.rules}
     seed = plan.model.manifest["seed"]
     with artifacts.create(plan.folder, kind="eval", config=config, seed=seed, parents=plan.parents) as aside:
-        with artifacts.table_writer(aside, "rankings") as write:
+        with (
+            artifacts.table_writer(aside, "rankings") as write,
+            _answers.writer(aside, raw.items, plan.rules) as answer,
+        ):
             for index, chunk in enumerate(_chunks.split(len(event_E), plan.batch_size)):
                 part = _loaded(scratch, index, chunk)
                 write({"event": event_E[chunk], **raw.rows(user_E[chunk], target_E[chunk], part[0])})
+                answer(event_E[chunk], target_E[chunk], part[0])
                 counts.add(part[0]["items"])
                 columns.append([part[0][name] for name in ("rank", "first", "sharing")])
                 lines.append({"chunk": index, "events": chunk.stop - chunk.start, "seconds": part[1]})
         rank_E, first_E, sharing_E = (np.concatenate(column) for column in zip(*columns, strict=True))
         judged = Judged(user_E, rank_E, first_E, sharing_E, popularity_I[target_E], end_E)
+        more, parts = answer.values(), {} if plan.sets is None else _seen(plan.data, target_E)
         ambiguity = {"ambiguous_targets": int((sharing_E > 1).sum())} if plan.kind == "run" else {}
         judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.ks)
         artifacts.write_json(
             aside / "metrics.json",
             {"version": VERSION, "protocol": plan.rules, "ks": list(plan.ks), "events": len(event_E),
-             "users": len(np.unique(user_E)), **summary(judged, plan.ks, ambiguity=plan.kind == "run"),
+             "users": len(np.unique(user_E)),
+             **summary(judged, plan.ks, ambiguity=plan.kind == "run", more=more, parts=parts),
              "lists": counts.metrics(popularity_I), **ambiguity, **plan.more, **judgement},
         )  # fmt: skip
         artifacts.write_text(aside / "log.jsonl", "".join(json.dumps(line) + "\n" for line in [*lines, pace]))
+
+
+def _seen(data: Artifact, target_E: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Targets that occur in training as targets or in histories, and those that do not."""
+    seen_E = _inputs.seen_in_training(data)[target_E]
+    parts = {"seen": seen_E, "unseen": ~seen_E}
+    return {"target_in_training": {name: mask_E for name, mask_E in parts.items() if mask_E.any()}}
 
 
 def _loaded(scratch: Path, index: int, chunk: slice) -> tuple[dict[str, np.ndarray], float]:

@@ -16,7 +16,7 @@ from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
-from ilrec_cli.lm import backbone, layer_probe, prompts
+from ilrec_cli.lm import backbone, candidate_prompts, layer_probe, prompts
 from ilrec_cli.lm.adapters import Lora
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.examples import Batch, Catalogue, Examples, Layout
@@ -29,7 +29,7 @@ from ilrec_cli.lm.sharding import Parallel
 from ilrec_cli.metrics import ranking_metrics
 from ilrec_cli.ranking import Rankings
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _models, _processes, _run_folder
+from ilrec_cli.stages import _candidate_job, _inputs, _models, _processes, _run_folder
 from ilrec_cli.trie import ItemTrie
 
 VALIDATION_SEED = 2024  # the validation sample is the same for every run, whatever its seed
@@ -58,14 +58,23 @@ class Prepared(NamedTuple):
     phases: list[Callable[[], Job]]  # called when a phase begins
 
 
+def chooses(settings: Train) -> bool:
+    """Whether the task is to choose among candidates."""
+    return settings.tasks == ("candidates",)
+
+
 def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepared:
     """Everything loaded, the model on its processes; `opened` is a backbone to take instead of the one that is named."""
     settings, data = task.settings, task.parents["data"]
     accelerator = _processes.make_accelerator(settings, folder.parent)
     opened = equipped(opened or open_backbone(settings, data), settings, task.parents["ids"])
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
-    layout = _models.new_layout(settings.targets, opened.tokenizer)
-    examples = make_examples(settings, data, items, layout)
+    choosing = chooses(settings)
+    if choosing:
+        examples = _candidate_job.make_examples(settings, data, items, opened)
+    else:
+        layout = _models.new_layout(settings.targets, opened.tokenizer)
+        examples = make_examples(settings, data, items, layout)
     model = supervised(task, opened, items)
     model.check_phi()
     parallel = Parallel(model, accelerator, shard=settings.shard, dtype=settings.dtype)
@@ -73,7 +82,14 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
         scorer = _models.open_cf(task.parents["cf"], data, accelerator.device) if "cf" in task.parents else None
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
-    validate = _validation(settings, data, parallel, items, layout)
+        if choosing:
+            rewards = _candidate_job.reward_source(scorer, items, accelerator.device)
+    if choosing:
+        validate = _candidate_job.validation(
+            settings, data, parallel, examples, seed=VALIDATION_SEED, batch_size=VALIDATION_BATCH
+        )
+    else:
+        validate = _validation(settings, data, parallel, items, layout)
     phases = task.method.phases(task.options)
 
     def job(index: int) -> Job:
@@ -142,7 +158,7 @@ def open_backbone(settings: Train, data: Artifact) -> Backbone:
             n_heads=settings.n_heads,
             inner_size=settings.inner_size,
         )
-        return backbone.build_tiny(settings.backbone, size, _texts(data), settings.seed)
+        return backbone.build_tiny(settings.backbone, size, _texts(settings, data), settings.seed)
     return backbone.load(settings.backbone, weight_dtype(settings), settings.quantize)
 
 
@@ -168,11 +184,12 @@ def equipped(opened: Backbone, settings: Train, ids: Artifact) -> Backbone:
     return opened
 
 
-def _texts(data: Artifact) -> list[str]:
+def _texts(settings: Train, data: Artifact) -> list[str]:
     """What a tokenizer from scratch is trained on: the catalogue's text where there is some, and the prompts."""
     items = data.table("items")
     columns = [items[name].to_pylist() for name in ("title", "description", "brand")]
-    return prompts.all_text() + [text for column in columns for text in column if text]
+    asked = candidate_prompts.all_text() if chooses(settings) else prompts.all_text()
+    return asked + [text for column in columns for text in column if text]
 
 
 def supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:

@@ -76,6 +76,17 @@ def new_layout(targets: str, tokenizer: Any) -> Layout:
     return Layout.stream(tokenizer) if targets == "all" else Layout.prompt(tokenizer, prompts.NEXT_ITEM[0])
 
 
+def trained_layout(run: Artifact) -> Layout:
+    """How a run's histories become tokens; `UserError` for one that was trained to choose among candidates."""
+    found = run.json("layout.json")
+    if found.get("task") == "candidates":
+        raise UserError(
+            f"'{run.name}' was trained to choose among candidates, not to rank the catalogue. "
+            "Evaluate it with --candidates sum, mean or generate"
+        )
+    return Layout.from_dict(found)
+
+
 def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:
     """Over what probabilities are to sum to one: as asked, or as trained; `UserError` where that was never trained."""
     trained: Normalize = run.config.get("vocab_scope", "vocab")
@@ -94,7 +105,7 @@ def open_ranker(
     """A trained language model with its catalogue and layout."""
     opened = backbone.open_saved(run.path / "model", dtype)
     items = catalogue(ids, opened.tokenizer)
-    layout = Layout.from_dict(run.json("layout.json"))
+    layout = trained_layout(run)
     popularity: np.ndarray = _inputs.training_popularity(data)
     model = opened.model.to(device).eval()
     heads = None if exit_layer is None else open_heads(run.path, final_norm(backbone.causal_lm(model)))

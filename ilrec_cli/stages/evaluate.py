@@ -15,7 +15,8 @@ from ilrec_cli.metrics import KS, REPORTED
 from ilrec_cli.ranking import LISTED
 from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
-from ilrec_cli.stages import _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _workers
+from ilrec_cli.stages import _candidates, _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _workers
+from ilrec_cli.stages._candidate_sets import Sets, offered_in
 from ilrec_cli.stages._evaluation import Plan
 from ilrec_cli.stages._workers import Workers
 
@@ -28,6 +29,7 @@ def run(config: Evaluate) -> dict[str, Any]:
     console, workers = Console.of(config), _workers.join(config.device)
     devices.keep_freed_memory(workers.device)
     data = _inputs.read_data(config)
+    _tell_left_out(config, data, console)
     results: dict[str, Found] = {}
     more: dict[str, dict[str, Any]] = {"exit_layers": {}, "exact": {}}
     for path, kind in _chosen(config, data, console):
@@ -37,7 +39,6 @@ def run(config: Evaluate) -> dict[str, Any]:
         if kind == "cf":
             results[label] = _collaborative(config, model, data, workers, console)
             continue
-        _refuse(config, model)
         results[label], layers, exact = _language(config, model, data, workers, console)
         more["exit_layers"] |= {label: layers} if layers else {}
         more["exact"] |= {label: exact} if exact else {}
@@ -62,11 +63,31 @@ def _chosen(config: Evaluate, data: Artifact, console: Console) -> list[tuple[Pa
         raise UserError(
             f"nothing to evaluate{stale} in {_inputs.dataset_dir(config)}. Run: ilrec train {_inputs.flags(config)}"
         )
-    return fitting
+    suited = [(path, kind) for path, kind in fitting if kind == "cf" or _candidates.suits(path, config.candidates)]
+    if len(suited) < len(fitting):
+        how = f"--candidates {config.candidates}" if config.candidates else "the full catalogue"
+        console.warn(f"{len(fitting) - len(suited)} runs were not trained for {how}; they are left out")
+    if not suited:
+        raise UserError(f"nothing is left to evaluate in {_inputs.dataset_dir(config)}. Choose how with --candidates")
+    return suited
 
 
-def _refuse(config: Evaluate, model: Artifact) -> None:
-    """What a search for few items cannot answer."""
+def _tell_left_out(config: Evaluate, data: Artifact, console: Console) -> None:
+    """Events without candidates are not ranked among candidates; how many there are."""
+    if config.candidates is not None:
+        _, user, end = _inputs.events(data, config.split)
+        missing = int((~Sets.of(data).has(user, end)).sum())
+        if missing:
+            console.warn(f"{missing:,} of {len(user):,} {config.split} events have no candidates; they are left out")
+
+
+def _refuse(config: Evaluate, model: Artifact, ids: Artifact) -> None:
+    """What a model, or a search for few items, cannot answer."""
+    if config.candidates == "generate":
+        _candidates.refuse_writing(model, ids)
+    if config.candidates is not None:
+        return
+    _models.trained_layout(model)
     if config.seen_items == "removed":
         raise UserError(
             f"--seen-items removed: '{model.name}' is a language model, whose search finds {config.beams} items, seen ones "
@@ -80,13 +101,15 @@ def _refuse(config: Evaluate, model: Artifact) -> None:
 
 
 def _collaborative(config: Evaluate, model: Artifact, data: Artifact, workers: Workers, console: Console) -> Found:
+    offered = offered_in(data, config.candidates)
     rules = _protocol.of_cf(
-        config.split, limit_users=config.limit_users, seed=config.seed, seen_items=config.seen_items
+        config.split, limit_users=config.limit_users, seed=config.seed, seen_items=config.seen_items, candidates=offered
     )
+    open_cf = _rankers.open_cf if offered is None else _candidates.open_cf
     plan = Plan(
         model, data, rules, "cf", _ks(config), _chunks.CHUNK, config.overwrite, {"model": model.config["model"]}
     )
-    return _evaluation.run(plan, lambda: _rankers.open_cf(plan, workers.device), workers, console)
+    return _evaluation.run(plan, lambda: open_cf(plan, workers.device), workers, console)
 
 
 def _language(
@@ -94,15 +117,18 @@ def _language(
 ) -> tuple[Found, list[Found], Found]:
     """(the last layer's or the chosen layer's metrics, a row for each of --exit-layer all, beams against all scores)."""
     ids = _inputs.ids_of_run(config, model, data)
+    _refuse(config, model, ids)
+    offered = offered_in(data, config.candidates)
+    open_lm = _rankers.open_lm if offered is None else _candidates.open_lm
     config = replace(config, normalize=_models.trained_scope(model, config.normalize))
 
     def evaluated(rules: dict[str, Any], searched: Path | None = None) -> tuple[Plan, Found]:
         plan = Plan(model, data, rules, "run", _ks(config), config.batch_size, config.overwrite,
                     {"method": model.config["method"]}, searched)  # fmt: skip
-        return plan, _evaluation.run(plan, lambda: _rankers.open_lm(plan, ids, workers.device), workers, console)
+        return plan, _evaluation.run(plan, lambda: open_lm(plan, ids, workers.device), workers, console)
 
     layers = _layers(config, model)
-    plans = [evaluated(_protocol.of_lm(config, exit_layer=layer)) for layer in layers]
+    plans = [evaluated(_protocol.of_lm(config, exit_layer=layer, candidates=offered)) for layer in layers]
     rows = [
         {"layer": layer, "users_per_second": _evaluation.pace_of(plan.folder), **found["metrics"]}
         for layer, (plan, found) in zip(layers, plans, strict=True)
@@ -140,18 +166,25 @@ def _ks(config: Evaluate) -> tuple[int, ...]:
 
 def _tell(config: Evaluate, results: dict[str, Found], exact: dict[str, Found], console: Console) -> None:
     """Print the tables and what to do next."""
-    shown = (*REPORTED, *(f"{name}@{k}" for k in config.ks if k not in KS for name in ("hit", "ndcg")))
-    console.table(
-        ["run", *shown], [[name, *(found["metrics"][metric] for metric in shown)] for name, found in results.items()]
-    )
-    for name, found in exact.items():
-        console.say(
-            f"\n{name}: of the {found['users']:,} users' best items by exact scores, the search found "
-            + ", ".join(f"{share:.4f} of {k}" for k, share in found["beam_recall"].items())
+    found = next(iter(results.values()))
+    if config.candidates is not None:
+        console.table(*_candidates.table(results))
+    else:
+        shown = (*REPORTED, *(f"{name}@{k}" for k in config.ks if k not in KS for name in ("hit", "ndcg")))
+        console.table(
+            ["run", *shown], [[name, *(each["metrics"][key] for key in shown)] for name, each in results.items()]
         )
-    events = next(iter(results.values()))["events"]
-    console.say(f"\n{events:,} {config.split} events, full catalogue ranked, seen items {config.seen_items}")
+    for name, each in exact.items():
+        console.say(
+            f"\n{name}: of the {each['users']:,} users' best items by exact scores, the search found "
+            + ", ".join(f"{share:.4f} of {k}" for k, share in each["beam_recall"].items())
+        )
+    ranked = found["protocol"]["candidates"]
+    console.say(f"\n{found['events']:,} {config.split} events, {ranked} ranked, seen items {config.seen_items}")
     console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
     if len(results) > 1:
-        console.say(f"Is it real: ilrec compare {_inputs.flags(config)} {' '.join(list(results)[-2:])}")
+        last = list(results)[-2:]
+        if config.candidates is not None:
+            last = [f"{name}:{_protocol.folder(results[name]['protocol'])}" for name in last]
+        console.say(f"Is it real: ilrec compare {_inputs.flags(config)} {' '.join(last)}")
     console.say(f"Next: ilrec report {_inputs.flags(config)}")

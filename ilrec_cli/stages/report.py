@@ -95,6 +95,12 @@ def _row(name: str, kind: str, config: dict[str, Any], result: dict[str, Any], t
     search = f"beam {rules['beams']}, {rules['normalize']}" if "beams" in rules else "every item scored"
     if rules.get("search") == "exact":
         search = f"every item scored, {rules['normalize']}"
+    elif rules.get("search") == "candidates scored":
+        search = f"{'mean' if rules['length_penalty'] else 'sum'} of log-probabilities, {rules['normalize']}"
+    elif rules.get("search") == "free text":
+        search = f"written freely, beam {rules['beams']}"
+    if rules.get("template"):
+        search += f", template {rules['template']}"
     if "exit_layer" in rules:
         search += f", layer {rules['exit_layer']}"
     if rules.get("dtype", "float32") != "float32":
