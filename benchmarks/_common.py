@@ -1,4 +1,4 @@
-"""What the scripts share: running a command for its JSON, and writing results with the machine they come from."""
+"""What the scripts share: running a command for its JSON, writing results with the machine they come from, tables."""
 
 from __future__ import annotations
 
@@ -50,3 +50,9 @@ def machine() -> dict[str, Any]:
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     return {"date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
             "gpu": gpu, **versions}  # fmt: skip
+
+
+def markdown(head: list[str], rows: list[list[Any]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -6,6 +6,7 @@ One JSON per cell (row and seed) with the metrics and every test user's rank, so
 computed from the results alone. A cell whose file is there is skipped, a training that was stopped is resumed: cells can be
 added over time, and two calls with different --cells can run side by side. First `tune`: a coordinate search over the
 paper's ranges, one seed, half the epochs, judged by validation; its best setting is what all rows of Table 3 start from.
+Cells of SWEEPS (one seed each) say what a difference to SFT depends on: `alpha=0.1`, `sft-depth=8`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from _common import RESULTS, ilrec, write
 
 DATASET = "Instruments"
-EPOCHS = 8
+EPOCHS = 5  # Table 5
 SETTINGS = ["--config", Path(__file__).parents[1] / "examples" / "tiny.yaml", "--dropout", 0, "--weight-decay", 0.01]
 # Rows of Table 3 as settings of the same code; None: its cross-entropy.
 ROWS: dict[str, dict[str, Any] | None] = {
@@ -36,14 +37,23 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "il-cpo": {"lambda_cpd": 0, "mu_crr": 0},
 }
 SEVERAL = ("sft", "ilrec", "wo-cpo", "wo-cns")  # three seeds; one for the others
-CELLS = (*(f"{row}:0" for row in ROWS), *(f"{row}:{seed}" for seed in (1, 2) for row in SEVERAL))
-# Tried one after the other, each from the best so far; at most ten runs with the default.
-RANGES = (
-    ("beta", (0.2, 0.05)),
-    ("lambda_cpd", (0.1, 0.001)),
-    ("mu_crr", (0.1, 0.001)),
-    ("alpha", (0.5, 1.0)),
+# One setting at a time, everything else as in `ilrec`; what `ilrec` has already is not repeated.
+SWEEPS: dict[str, tuple[Any, ...]] = {
+    "layers": ("consecutive:2", "consecutive:3"),
+    "lambda_cpd": (0.0005, 0.001, 0.1, 1.0),
+    "beta": (0.005, 0.05, 0.2, 0.5),
+    "alpha": (0.1, 0.5, 1.0, 1.2),
+    "penalty": ("shift",),
+}
+DEPTHS = (8, 16)  # layers of the backbone, SFT and ILRec each
+CELLS = (
+    *(f"{row}:0" for row in ROWS),
+    *(f"{row}:{seed}" for seed in (1, 2) for row in SEVERAL),
+    *(f"{setting}={value}" for setting, values in SWEEPS.items() for value in values),
+    *(f"{row}-depth={depth}" for depth in DEPTHS for row in ("sft", "ilrec")),
 )
+# Tried one after the other, each from the best so far; at most ten runs with the default.
+RANGES = (("beta", (0.2,)), ("lambda_cpd", (0.1,)), ("alpha", (0.5,)))
 
 
 def main() -> None:
@@ -62,11 +72,23 @@ def main() -> None:
         if cell == "tune":
             tune(common)
             continue
+        record(cell, common)
+
+
+def record(cell: str, common: list[Any]) -> None:
+    """One cell's JSON, unless it is there: `row:seed`, `setting=value` or `row-depth=layers`."""
+    if "=" not in cell:
         row, _, seed = cell.partition(":")
-        name = f"{row}-s{seed}"
-        if not (RESULTS / f"ilrec-{name}.json").exists():
-            found = trained(name, ROWS[row], int(seed), EPOCHS, common, evaluated=True)
-            print(write(f"ilrec-{name}", {"row": row, "seed": int(seed), **found}))
+        name, options, more, about = f"{row}-s{seed}", ROWS[row], [], {"row": row, "seed": int(seed)}
+    else:
+        setting, _, value = cell.partition("=")
+        name, about = f"{setting}-{value.replace(':', '')}", {"sweep": setting, "value": value, "seed": 0}
+        row, _, depth = setting.partition("-")
+        options = ROWS[row] if depth else {setting: value}
+        more = ["--n-layers", value] if depth else []
+    if not (RESULTS / f"ilrec-{name}.json").exists():
+        found = trained(name, options, about["seed"], EPOCHS, common, more=more, evaluated=True)
+        print(write(f"ilrec-{name}", {**about, **found}))
 
 
 def tune(common: list[Any]) -> None:
@@ -101,14 +123,21 @@ def chosen() -> dict[str, Any]:
 
 
 def trained(
-    name: str, options: dict[str, Any] | None, seed: int, epochs: int, common: list[Any], *, evaluated: bool
+    name: str,
+    options: dict[str, Any] | None,
+    seed: int,
+    epochs: int,
+    common: list[Any],
+    *,
+    evaluated: bool,
+    more: list[Any] | tuple[()] = (),
 ) -> dict[str, Any]:
     """Train one model; with its test metrics and ranks if it is to be `evaluated`."""
     method = "sft" if options is None else "ilrec"
     settings = {} if options is None else {**(chosen() if evaluated else {}), **options}
     pairs = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
     cf = [] if options is None else ["--cf", "reward"]
-    command = ["train", *common, "--method", method, "--seed", seed, *SETTINGS, "--epochs", epochs, *cf, *pairs,
+    command = ["train", *common, "--method", method, "--seed", seed, *SETTINGS, "--epochs", epochs, *cf, *pairs, *more,
                "--name", name, "--save-every", 200]  # fmt: skip
     unfinished = run_folder(name, common) / "train" / "checkpoints" / "last.safetensors"
     train = ilrec(*command, *["--resume"] * unfinished.exists())

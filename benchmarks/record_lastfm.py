@@ -24,7 +24,7 @@ COUNTED = ("random", "popularity")
 LM = ["--backbone", "tiny-llama", "--hidden-size", 64, "--n-layers", 3, "--n-heads", 4, "--inner-size", 256, "--epochs", 12,
       "--batch-size", 64, "--dropout", 0.1, "--valid-users", 277]  # fmt: skip
 CELLS = ("random:0", "popularity:0", "sasrec:0", "sft:0", "ilrec:0")
-WAYS = {"sum": "*-sum-*", "mean": "*-mean-*", "generate": "*-text1-*"}  # --candidates, and the folder it makes
+WAYS = {"sum": "*-sum-*", "mean": "*-mean-*", "generate": "*-names*"}  # --candidates, and the folder it makes
 METRICS = ("hit@1", "hit@5", "ndcg@5", "ndcg@10", "mrr@10", "valid", "substring_hit@1", "substring_valid")
 
 

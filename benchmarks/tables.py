@@ -12,10 +12,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+import ilrec_tables
+import preference_tables
+from _common import RESULTS, markdown
+
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10")
 CF_MODELS = ("random", "popularity", "bpr", "caser", "gru4rec", "bert4rec", "sasrec")
 CF_METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
+INDUSTRIAL = ("random", "popularity", "sasrec", "lcrec-sft", "lcrec-ilrec", "bigrec-sft", "bigrec-ilrec")
 LASTFM_METRICS = ("hit@5", "ndcg@5", "valid", "substring_hit@1", "substring_valid")
 DEMO_MODELS = ("popularity", "sasrec", "sft", "ilrec")
 
@@ -27,14 +31,19 @@ def main() -> None:
 
 def tables() -> dict[str, str]:
     return {
-        "instruments": instruments(), "collaborative": collaborative(), "peer": peer(), "demo": demo(),
+        "instruments": instruments(), "collaborative": collaborative(), "demo": demo(),
         "preprocess": preprocess(), "growth": growth(), "startup": startup(),
         "lora_rows": lora_rows(),
         "serve": serve(),
         "plan_memory": plan_memory(),
         "train_step": train_step(),
+        **ilrec_tables.tables(),
+        **preference_tables.tables(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
+        **({"industrial": industrial()} if list(RESULTS.glob("industrial-*.json")) else {}),
         **({"lastfm": lastfm()} if list(RESULTS.glob("lastfm-*.json")) else {}),
+        **({"peer": peer()} if (RESULTS / "sasrec-vs-recbole.json").exists() else {}),
+        **({"million": million()} if (RESULTS / "cf-million.json").exists() else {}),
         **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
     }  # fmt: skip
 
@@ -49,7 +58,24 @@ def instruments() -> str:
         minutes = train["command_seconds"] / 60
         rows.append([path.stem.removeprefix("instruments-"), *(f"{cell['test'][name]:.4f}" for name in METRICS),
                      f"{valid:.4f}", f"{minutes:.1f} min", f"{cell['evaluation_seconds']:.0f} s"])  # fmt: skip
-    return _markdown(["model and seed", *METRICS, "valid ndcg@10", "training", "evaluation"], rows)
+    return markdown(["model and seed", *METRICS, "valid ndcg@10", "training", "evaluation"], rows)
+
+
+def industrial() -> str:
+    """Both paradigms on Industrial & Scientific: one row per model and way of decoding."""
+    cells = [json.loads(path.read_text()) for path in RESULTS.glob("industrial-*.json")]
+    order = {name: place for place, name in enumerate(INDUSTRIAL)}
+    rows = []
+    for cell in sorted(cells, key=lambda cell: order[cell["cell"]]):
+        for way, found in cell["decoded"].items():
+            texts = found.get("texts")
+            gamma = f" (gamma {found['adjustment']['gamma']:g})" if "adjustment" in found else ""
+            rows.append([cell["cell"], way + gamma, *(f"{found['test'][name]:.4f}" for name in CF_METRICS),
+                         f"{100 * texts['titles']:.1f} %" if texts else "-", f"{texts['distinct_titles']:,}" if texts else "-",
+                         f"{cell['train']['command_seconds'] / 60:.1f} min", f"{found['seconds']:.0f} s"])  # fmt: skip
+    return markdown(
+        ["model", "decoded", *CF_METRICS, "texts that are titles", "different titles", "training", "evaluation"], rows
+    )
 
 
 def lastfm() -> str:
@@ -64,7 +90,7 @@ def lastfm() -> str:
             metrics = [f"{found['metrics'][name]:.4f}" if name in found["metrics"] else "-" for name in LASTFM_METRICS]
             rows.append([cell["model"], cell["seed"], "scores" if len(cell["test"]) == 1 else way,
                          f"{found['metrics']['hit@1']:.4f} ({low:.4f} to {high:.4f})", *parts, *metrics])  # fmt: skip
-    return _markdown(["model", "seed", "ranked by", "hit@1", "seen", "unseen", *LASTFM_METRICS], rows)
+    return markdown(["model", "seed", "ranked by", "hit@1", "seen", "unseen", *LASTFM_METRICS], rows)
 
 
 def collaborative() -> str:
@@ -82,7 +108,7 @@ def collaborative() -> str:
                      "-" if counted else f"{statistics.fmean(each['epochs'] for each in trained):.0f}",
                      "-" if counted else f"{statistics.fmean(each['seconds'] for each in trained):.0f} s",
                      f"{max(cell['peak_gib'] for cell in found):.2f} GiB"])  # fmt: skip
-    return _markdown(["model", "seeds", *CF_METRICS, "valid ndcg@10", "epochs", "training", "peak memory"], rows)
+    return markdown(["model", "seeds", *CF_METRICS, "valid ndcg@10", "epochs", "training", "peak memory"], rows)
 
 
 def _with_spread(values: list[float]) -> str:
@@ -92,8 +118,6 @@ def _with_spread(values: list[float]) -> str:
 
 def peer() -> str:
     """RecBole's SASRec beside ours."""
-    if not (RESULTS / "sasrec-vs-recbole.json").exists():
-        return ""
     cell = json.loads((RESULTS / "sasrec-vs-recbole.json").read_text())
     theirs, ours = cell["recbole"], cell["ilrec"]
     names = {"seconds_to_level": f"to validation NDCG@10 {cell['level']:.4f}", "epoch_seconds": "one epoch of training (median)",
@@ -103,7 +127,20 @@ def peer() -> str:
         for key, what in names.items()
     ]
     rows.insert(1, ["epochs to it", theirs["epochs_to_level"], ours["epochs_to_level"], ""])
-    return _markdown(["SASRec, hidden size 64, 2 layers", "RecBole", "ilrec", "times as fast"], rows)
+    return markdown(["SASRec, hidden size 64, 2 layers", "RecBole", "ilrec", "times as fast"], rows)
+
+
+def million() -> str:
+    """A million items: what sampled losses reach and cost, popularity beside them."""
+    cell = json.loads((RESULTS / "cf-million.json").read_text())
+    rows = [["popularity", *["-"] * 3, f"{cell['popularity']['test']['hit@10']:.4f}", *["-"] * 3]]
+    for loss in ("sampled", "gbce"):
+        found = cell[loss]
+        rows.append([f"SASRec, `loss={loss}`", found["steps"], f"{found['first']:.2f}", f"{found['loss']:.2f}",
+                     f"{found['test']['hit@10']:.4f}", f"{found['seconds_per_step']:.2f} s",
+                     f"{found['ranking_seconds']:.1f} s", f"{found['peak_gib']:.2f} GiB"])  # fmt: skip
+    return markdown(["model", "steps", "loss of the first step", "mean of all steps", "hit@10", "a step",
+                      "ranking 1,000 users", "peak memory"], rows)  # fmt: skip
 
 
 def demo() -> str:
@@ -113,23 +150,24 @@ def demo() -> str:
         cell = json.loads(path.read_text())
         rows.append([cell["seed"], *(f"{cell['test'][name]['ndcg@10']:.4f}" for name in DEMO_MODELS),
                      f"{cell['seconds']:.0f} s"])  # fmt: skip
-    return _markdown(["seed", *DEMO_MODELS, "all stages"], rows)
+    return markdown(["seed", *DEMO_MODELS, "all stages"], rows)
 
 
 def train_step() -> str:
     """What a step of training costs beside other ways, and what was aimed at."""
     claims = json.loads((RESULTS / "train-step.json").read_text())["claims"]
-    rows = [
-        [name, f"{each['ratio']:.3f}", f"{each['at_most']:.2f}", "yes" if each["met"] else "no"]
-        for name, each in claims.items()
-    ]
-    return _markdown(["ratio", "measured", "aim, at most", "met"], rows)
+    rows = [[name, f"{each['ratio']:.3f}", *_aim(each["at_most"], each["met"])] for name, each in claims.items()]
+    return markdown(["ratio", "measured", "aim, at most", "met"], rows)
+
+
+def _aim(bound: float | None, met: bool | None) -> list[str]:
+    return ["-", "-"] if bound is None else [f"{bound:.2f}", "yes" if met else "no"]
 
 
 def startup() -> str:
     cell = json.loads((RESULTS / "startup.json").read_text())["median_seconds"]
     torch = cell["import torch"]
-    return _markdown(["command", "seconds", "of importing torch"],
+    return markdown(["command", "seconds", "of importing torch"],
                      [[f"`{name}`", f"{value:.2f}", f"{value / torch:.2f}"] for name, value in cell.items()])  # fmt: skip
 
 
@@ -141,7 +179,7 @@ def lora_rows() -> str:
         for task, seconds in cell["calls"].items():
             shown = [f"{1000 * value:.1f} ms" for value in seconds.values()]
             rows.append([task, cell["machine"]["threads"], *shown, f"{seconds['PEFT'] / seconds['ilrec']:.1f}"])
-    return _markdown(["part", "threads", *seconds, "times as fast as PEFT"], rows)
+    return markdown(["part", "threads", *seconds, "times as fast as PEFT"], rows)
 
 
 def plan_memory() -> str:
@@ -149,7 +187,7 @@ def plan_memory() -> str:
     cells = json.loads((RESULTS / "plan-memory.json").read_text())["cells"]
     rows = [[name, f"{cell['planned'] / 2**20:.1f} MiB", f"{cell['allocated'] / 2**20:.1f} MiB", f"{cell['ratio']:.3f}"]
             for name, cell in cells.items()]  # fmt: skip
-    return _markdown(["run", "planned", "allocated", "ratio"], rows)
+    return markdown(["run", "planned", "allocated", "ratio"], rows)
 
 
 def serve() -> str:
@@ -160,7 +198,7 @@ def serve() -> str:
         rows.append([names[cell["model"]], cell["clients"], cell["batch_size"], f"{cell['requests']:,}", cell["failed"],
                      f"{cell['p50_ms']:.0f} ms", f"{cell['p99_ms']:.0f} ms", f"{cell['requests_per_second']:.0f}",
                      f"{cell['histories_per_batch']:.1f}"])  # fmt: skip
-    return _markdown(["model", "clients", "batch at most", "requests", "failed", "p50", "p99", "requests/s", "histories a batch"], rows)  # fmt: skip
+    return markdown(["model", "clients", "batch at most", "requests", "failed", "p50", "p99", "requests/s", "histories a batch"], rows)  # fmt: skip
 
 
 def preprocess() -> str:
@@ -177,7 +215,7 @@ def preprocess() -> str:
         peaks = list(found["peak_gib"].values())
         rows.append([title, plain[0].split("_")[1], f"{plain[1]:.2f} s", f"{ours[1]:.2f} s", f"{found['times_as_fast']:.1f}",
                      f"{peaks[0]:.2f} GiB", f"{peaks[1]:.2f} GiB"])  # fmt: skip
-    return _markdown(["task", "peer", "peer's time", "ilrec", "times as fast", "peer's peak", "ilrec's peak"], rows)
+    return markdown(["task", "peer", "peer's time", "ilrec", "times as fast", "peer's peak", "ilrec's peak"], rows)
 
 
 def growth() -> str:
@@ -191,7 +229,7 @@ def growth() -> str:
         for key, each in cell["cells"].items()
     ]
     exponents = cell["exponents"]
-    return _markdown(["rows of CSV", "time", "peak memory"],
+    return markdown(["rows of CSV", "time", "peak memory"],
                      [*rows, ["growth exponent", f"{exponents['seconds']:.2f}", f"{exponents['peak_gib']:.2f}"]])  # fmt: skip
 
 
@@ -203,14 +241,14 @@ def decode() -> str:
         share = cell["share_of_lookups"].get(kind)
         rows.append([f"`{kind}`", cell["users_per_second"][kind], f"{cell['times_as_fast'][kind]:.1f}",
                      "-" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
-    return _markdown(["beam search", "users per second", "times as fast", "look-ups in the trie"], rows)
+    return markdown(["beam search", "users per second", "times as fast", "look-ups in the trie"], rows)
 
 
 def decode_growth() -> str:
     cell = json.loads((RESULTS / "decode.json").read_text())["growth"]
     rows = [[f"{int(items):,} items", f"{seconds:.2f} s"] for items, seconds in cell["items"].items()]
     rows += [[f"prompts of {length} tokens", f"{seconds:.2f} s"] for length, seconds in cell["prompt"].items()]
-    return _markdown(["64 users, `vocab`", "time"], rows)
+    return markdown(["64 users, `vocab`", "time"], rows)
 
 
 def ids() -> str:
@@ -225,7 +263,7 @@ def ids() -> str:
         rows.append([*_ids_name(cell), f"{100 * floor:.1f} %", f"{100 * collisions['collision_rate_before']:.1f} %",
                      f"{collisions['colliding_items_before']:,}", f"{cell['colliding_items']:,}", f"{moved:,}",
                      f"{100 * added:+.1f} %", f"{used} %", f"{cell['command_seconds']:.0f} s"])  # fmt: skip
-    return _markdown(["scheme", "vectors", "floor", "rate before", "items before", "items after", "moved", "error added",
+    return markdown(["scheme", "vectors", "floor", "rate before", "items before", "items after", "moved", "error added",
                       "codes used before", "time"], rows)  # fmt: skip
 
 
@@ -239,7 +277,7 @@ def ids_purity() -> str:
             rows.append([*_ids_name(cell), depth, *(
                 "-" if row is None else f"{100 * row['share']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f} %)"
                 for row in shown)])  # fmt: skip
-    return _markdown(
+    return markdown(
         ["scheme", "vectors", "depth", "pairs of one brand (chance)", "near neighbours inside (chance)"], rows
     )
 
@@ -253,7 +291,7 @@ def ids_scale() -> str:
         rows.append([f"{cell['items']:,}", f"{made['fit_seconds']:.1f} s", f"{made['settle_seconds']:.1f} s",
                      f"{made['peak_gib']:.2f} GiB", f"{100 * made['collisions']['collision_rate_before']:.1f} %",
                      f"{trie['seconds']:.2f} s", f"{trie['peak_gib']:.2f} GiB"])  # fmt: skip
-    return _markdown(["items", "k-means", "settling", "peak", "rate before", "trie", "peak of trie"], rows)
+    return markdown(["items", "k-means", "settling", "peak", "rate before", "trie", "peak of trie"], rows)
 
 
 def _ids_cells() -> list[dict[str, Any]]:
@@ -270,11 +308,6 @@ def _order(path: Path) -> tuple[int, str]:
     models = ("popularity", "sasrec", "sft", "ilrec")
     name = path.stem.removeprefix("instruments-").rsplit("-s", 1)[0]
     return (models.index(name) if name in models else len(models), path.stem)
-
-
-def _markdown(head: list[str], rows: list[list[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 if __name__ == "__main__":

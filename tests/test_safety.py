@@ -167,6 +167,7 @@ def test_data_without_test_users_are_refused_before_training(tmp_path: Path, ilr
         (["--weight-decay", "-1"], "weight_decay is -1"),
         (["--lora-dropout", "2"], "lora_dropout is 2"),
         (["--device", "cuda:x"], "expected auto, cpu, cuda or cuda:N"),
+        (["--device", "cuda:²"], "expected auto, cpu, cuda or cuda:N"),  # isdigit() says yes, int() does not
         (["--device", "cuda:99"], "has 0 GPUs"),
         (["--seed", "-1"], "seed is -1"),
     ],

@@ -26,8 +26,13 @@ from ilrec_cli.histories import Sequences, Windows
 from ilrec_cli.interrupt import Stopped, stop_requests
 from ilrec_cli.json_log import JsonLog
 from ilrec_cli.metrics import ranking_metrics
+from ilrec_cli.ranking import UnorderedError
 
 Note = Callable[[dict[str, Any]], None]
+
+
+class DivergedError(UserError):
+    """Gradients or scores are not finite: these settings lead nowhere."""
 
 
 class Material(NamedTuple):
@@ -54,7 +59,9 @@ class Progress:
     step: int = 0
     best: float = -1.0
     best_epoch: int = 0
-    loss_sum: float = 0.0  # over the targets of this epoch so far
+    # Over this epoch so far: each batch's loss by the targets in its windows. BERT4Rec and BPR average over what they
+    # draw from those, so for them the sum of parts is no mean over the draws: a figure to watch, not to compare models by.
+    loss_sum: float = 0.0
     targets: int = 0
     seconds: float = 0.0
     threads: int = field(default_factory=torch.get_num_threads)
@@ -132,7 +139,7 @@ class Fit:
         try:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip, error_if_nonfinite=True)
         except RuntimeError as error:
-            raise UserError(
+            raise DivergedError(
                 f"step {self.progress.step + 1}: the gradient is not finite. Lower --learning-rate"
             ) from error
         self.optimizer.step()
@@ -143,7 +150,10 @@ class Fit:
         """Rank the validation events; keep weights that are better than all before. The epoch's figures."""
         progress, material, epoch = self.progress, self.material, self._epoch()
         started = time.perf_counter()
-        rankings = rank_events(self.model, material.sequences, material.valid, material.facts, self.device)
+        try:
+            rankings = rank_events(self.model, material.sequences, material.valid, material.facts, self.device)
+        except UnorderedError as error:
+            raise DivergedError(f"epoch {epoch}: the model's scores are not finite. Lower --learning-rate") from error
         metrics = ranking_metrics(rankings.rank_E, [10])
         valid_seconds = time.perf_counter() - started
         score = float(metrics["ndcg@10"].mean())

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ilrec_cli.settings._base import at_least
+from ilrec_cli.settings._base import above, at_least, at_most
+
+# What nobody means: memory that such a size takes would end the process instead of in a line.
+WIDEST, DEEPEST, MOST_NEGATIVES = 2**14, 256, 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,7 @@ class ItemLoss:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "n_negatives")
+        at_most(self, MOST_NEGATIVES, "n_negatives")
         if not 0 <= self.gbce_t <= 1:
             raise ValueError(f"gbce_t is {self.gbce_t}, expected a number in [0, 1]")
 
@@ -39,10 +43,19 @@ class Transformer(ItemLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "hidden_size", "n_layers", "n_heads", "inner_size")
+        sizes(self, "hidden_size", "n_heads", "inner_size")
+        sizes(self, "n_layers", most=DEEPEST)
         probabilities(self, "hidden_dropout_prob", "attn_dropout_prob")
+        above(self, 0, "initializer_range")
+        at_most(self, 10, "initializer_range")
         if self.hidden_size % self.n_heads:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of n_heads {self.n_heads}")
+
+
+def sizes(config: object, *names: str, most: int = WIDEST) -> None:
+    """`ValueError` where a width or a number of parts lies outside 1 to `most`."""
+    at_least(config, 1, *names)
+    at_most(config, most, *names)
 
 
 def probabilities(config: object, *names: str) -> None:

@@ -1,30 +1,37 @@
 """The text of candidate ranking: a history, a list of candidates, one name as the answer. Wording is ours.
 
 Fields and their number follow S-DPO (Y. Chen et al., NeurIPS 2024): ten paraphrases and more, each with a slot for the
-history and one for the candidates. Names stand one a line, because names hold commas; the answer begins a line too.
+history and one for the candidates. Names stand one a line, because names hold commas.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from ilrec_cli.lm.prompts import PREAMBLE
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm.prompts import Wrap, plain
 
 NEWLINE = "\n"  # between the names of a list
+_MARK = "\ue000"  # of private use: in no text
 
 
 class CandidateTemplate(NamedTuple):
-    """Text before the history, between it and the candidates, and after these."""
+    """An instruction: text before the history, between it and the candidates, after these."""
 
     before: str
     between: str
     after: str
 
+    def pieces(self, wrap: Wrap) -> list[str]:
+        """The same three pieces of the whole prompt."""
+        found = wrap(_MARK.join(self)).split(_MARK)
+        if len(found) != len(self):
+            raise UserError("--chat: the chat template of this backbone repeats or drops what the user says")
+        return found
+
 
 def _template(history: str, candidates: str, request: str) -> CandidateTemplate:
-    return CandidateTemplate(
-        f"{PREAMBLE}### Instruction:\n{history}\n", f"\n\n{candidates}\n", f"\n\n{request}\n\n### Response:\n"
-    )
+    return CandidateTemplate(f"{history}\n", f"\n\n{candidates}\n", f"\n\n{request}")
 
 
 # Number 0 is what evaluation uses unless told otherwise.
@@ -94,4 +101,4 @@ TEMPLATES = (
 
 def all_text() -> list[str]:
     """Every piece of text, for tokenizers trained on the spot."""
-    return [piece for template in TEMPLATES for piece in template] + [NEWLINE]
+    return [piece for template in TEMPLATES for piece in template.pieces(plain)] + [NEWLINE]

@@ -9,7 +9,7 @@ Shapes: E examples, B rows, T history items, C candidates, I items, P templates,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,11 +20,12 @@ from torch import Tensor
 
 from ilrec_cli.config import fingerprint
 from ilrec_cli.histories import Sequences, histories, targets
-from ilrec_cli.lm.candidate_prompts import NEWLINE, TEMPLATES, CandidateTemplate
+from ilrec_cli.lm.candidate_prompts import NEWLINE, TEMPLATES
 from ilrec_cli.lm.examples import Batch, Catalogue, pad_token, start_tokens
+from ilrec_cli.lm.prompts import PLAIN, Format
 from ilrec_cli.lm.rows import Rows, Runs, left_padded
 
-TASK = "candidates"  # as layout.json says it
+TASK = "candidates"  # in --tasks, and in layout.json
 PIECES = 3  # of a template: before the history, between it and the candidates, after these
 Draw = Callable[[int], np.ndarray]  # epoch -> candidate_EC
 
@@ -39,19 +40,20 @@ class CandidateLayout:
     pad: int
 
     @classmethod
-    def of(cls, tokenizer: Any, templates: Sequence[CandidateTemplate] = TEMPLATES) -> CandidateLayout:
-        """Every piece tokenised by itself; what the tokenizer puts before a text comes first."""
+    def of(cls, tokenizer: Any, form: Format = PLAIN) -> CandidateLayout:
+        """Every template in a form, every piece tokenised by itself."""
 
         def ids(text: str) -> list[int]:
             return list(tokenizer.encode(text, add_special_tokens=False))
 
-        start = start_tokens(tokenizer)
-        pieces = tuple((start + ids(before), ids(between), ids(after)) for before, between, after in templates)
-        return cls(tuple(map(tuple, templates)), pieces, ids(NEWLINE), pad_token(tokenizer))
+        start = start_tokens(tokenizer) if form.start else []
+        texts = tuple(tuple(template.pieces(form.wrap)) for template in TEMPLATES)
+        pieces = tuple((start + ids(before), ids(between), ids(after)) for before, between, after in texts)
+        return cls(texts, pieces, ids(NEWLINE), pad_token(tokenizer))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"task": TASK, "texts": self.texts, "texts_hash": fingerprint(self.texts), "templates": self.pieces,
+        return {"texts": self.texts, "texts_hash": fingerprint(self.texts), "templates": self.pieces,
                 "separator": self.separator, "pad": self.pad}  # fmt: skip
 
     @classmethod
@@ -143,6 +145,16 @@ class CandidateExamples:
     def layout(self) -> CandidateLayout:
         return self.prompts.layout
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its one task."""
+        return (TASK,)
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Examples of it in an epoch."""
+        return (len(self),)
+
     def at(self, epoch: int) -> CandidateExamples:
         """The same targets with the templates and candidates of another epoch."""
         return replace(self, epoch=epoch)
@@ -194,4 +206,4 @@ class CandidateExamples:
             self.layout.pad,
         )  # fmt: skip
         batch = made.batch(np.arange(len(rows)))
-        return batch._replace(task_N=None, candidate_MC=torch.from_numpy(candidate_BC.astype(np.int64)))
+        return batch._replace(candidate_MC=torch.from_numpy(candidate_BC.astype(np.int64)))

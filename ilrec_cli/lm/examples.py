@@ -41,6 +41,10 @@ class Batch(NamedTuple):
 
         return Batch(*map(moved, self))
 
+    def fed(self) -> tuple[int, int]:
+        """(prompt tokens, response tokens) of the forward pass, without padding."""
+        return int(self.mask_BS.sum()) - len(self.target_N), len(self.target_N)
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -90,7 +94,8 @@ class Layout:
     @classmethod
     def prompt(cls, tokenizer: Any, template: prompts.Template) -> Layout:
         """`--targets last`: a text prompt, one target after it."""
-        lead = [*start_tokens(tokenizer), *tokenizer.encode(template.before, add_special_tokens=False)]
+        start = start_tokens(tokenizer) if template.start else []
+        lead = [*start, *tokenizer.encode(template.before, add_special_tokens=False)]
         tail = tokenizer.encode(template.after, add_special_tokens=False)
         separator = tokenizer.encode(prompts.SEPARATOR, add_special_tokens=False)
         return cls(np.array(lead), np.array(separator), np.array(tail), False, pad_token(tokenizer))

@@ -25,6 +25,12 @@ def at_least(config: object, least: int, *names: str) -> None:
             raise ValueError(f"{name} is {value}, expected at least {least}")
 
 
+def at_most(config: object, most: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) > most:
+            raise ValueError(f"{name} is {getattr(config, name)}, expected at most {most:,}")
+
+
 def above(config: object, bound: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)

@@ -14,7 +14,7 @@ import torch
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import Sequences, histories, targets
-from ilrec_cli.lm.backbone import Backbone
+from ilrec_cli.lm import prompts
 from ilrec_cli.lm.candidate_rank import CandidateRanker, rankings
 from ilrec_cli.lm.candidate_rewards import candidate_rewards
 from ilrec_cli.lm.candidates import CandidateExamples, CandidateLayout, CandidatePrompts, Draw
@@ -28,30 +28,32 @@ from ilrec_cli.stages import _inputs
 from ilrec_cli.stages._candidate_sets import Sets
 
 CHUNK_SCORES = 8_000_000  # collaborative scores that exist at a time
+VALIDATION_SEED = 2024  # the validation sample is the same for every run, as for the other tasks
+VALIDATION_BATCH = 64
 LOGGED = ("hit@1", "hit@10", "ndcg@10")
 DRAWS = 2  # stream of the negatives that are drawn anew in every epoch
 
 
-def make_examples(settings: Train, data: Artifact, items: Catalogue, opened: Backbone) -> CandidateExamples:
-    """One example per training target; `UserError` where the longest does not fit into the model: nothing is cut."""
-    _, user, end = _inputs.events(data, "train")
-    chosen = _inputs.draw_users(user, settings.limit_users, settings.seed)
-    user, end = user[chosen], end[chosen]
-    if not len(user):
-        raise UserError(
-            f"{data.path}: there is no training target. Candidate files without one for training: "
-            "ilrec preprocess ... -o valid_share=0.1 trains on the others of the validation file's rows"
-        )
+def make_examples(
+    settings: Train, data: Artifact, items: Catalogue, tokenizer: Any, events: tuple[np.ndarray, np.ndarray]
+) -> CandidateExamples:
+    """One example for each (user, end) of `events`; `UserError` where one is too long: nothing is cut."""
     sequences, max_history = _inputs.sequences(data), data.json("card.json")["max_history"]
-    prompts = CandidatePrompts(CandidateLayout.of(opened.tokenizer), items)
-    draw = candidate_draws(data, sequences, (user, end), settings.seed)
-    examples = CandidateExamples.per_target(sequences, (user, end), max_history, prompts, draw, settings.seed)
-    room = getattr(opened.model.config.get_text_config(), "max_position_embeddings", None)
+    form = prompts.chosen(tokenizer, as_chat=settings.chat)
+    draw = candidate_draws(data, sequences, events, settings.seed)
+    examples = CandidateExamples.per_target(
+        sequences,
+        events,
+        max_history,
+        CandidatePrompts(CandidateLayout.of(tokenizer, form), items),
+        draw,
+        settings.seed,
+    )
     longest = int(examples.lengths().max())
-    if room is not None and longest > room:
+    if longest > settings.max_length:
         raise UserError(
-            f"the longest example of candidate ranking has {longest:,} tokens, '{settings.backbone}' reads {room:,}. "
-            "Preprocess with a smaller --max-history, fewer --candidates or a smaller --max-text"
+            f"--max-length {settings.max_length}: the longest example of candidate ranking has {longest:,} tokens. Raise it if "
+            "the model reads as many, or preprocess with a smaller --max-history, fewer --candidates or a smaller --max-text"
         )
     return examples
 
@@ -106,29 +108,26 @@ def reward_source(scorer: Any | None, items: Catalogue, device: torch.device) ->
 
 
 def validation(
-    settings: Train, data: Artifact, parallel: Parallel, examples: CandidateExamples, *, seed: int, batch_size: int
+    settings: Train, data: Artifact, parallel: Parallel, examples: CandidateExamples
 ) -> Callable[[], dict[str, float]]:
     """Hit@1, Hit@10 and NDCG@10 among the candidates of a fixed sample of validation events, by sums of
     log-probabilities; the events are shared out over the processes."""
     sequences, max_history, sets = _inputs.sequences(data), data.json("card.json")["max_history"], Sets.of(data)
     _, user, end = _inputs.events(data, "valid")
-    chosen = np.flatnonzero(_inputs.draw_users(user, settings.valid_users, seed) & sets.has(user, end))
+    chosen = np.flatnonzero(_inputs.draw_users(user, settings.valid_users, VALIDATION_SEED) & sets.has(user, end))
     if not len(chosen):
         raise UserError(f"{data.path}: no validation target has candidates (candidate files: -o valid_share=0.1)")
-    mine, prompts, popularity = (
-        chosen[parallel.rank :: parallel.world],
-        examples.prompts,
-        _inputs.training_popularity(data),
-    )
+    mine, asked = chosen[parallel.rank :: parallel.world], examples.prompts
+    popularity = _inputs.training_popularity(data)
     scope_U = parallel.model.scope_V if settings.vocab_scope == "ids" else None
 
     def rank() -> np.ndarray:
         ranker = CandidateRanker(
-            parallel.model.backbone, prompts.catalogue, lambda history, candidate: prompts.padded(history, candidate, 0),
+            parallel.model.backbone, asked.catalogue, lambda history, candidate: asked.padded(history, candidate, 0),
             popularity, scope_U=scope_U,
         )  # fmt: skip
         ranks = [np.zeros(0, dtype=np.int64)]  # a process may have no event
-        for rows in (mine[start : start + batch_size] for start in range(0, len(mine), batch_size)):
+        for rows in np.array_split(mine, range(VALIDATION_BATCH, len(mine), VALIDATION_BATCH)) if len(mine) else []:
             history_BT = histories(sequences, user[rows], end[rows], max_history)
             found = ranker.rank(history_BT, sets.find(user[rows], end[rows]), mean=False)
             ranks.append(rankings(*found, targets(sequences, user[rows], end[rows])).rank_E)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
+from ilrec_cli.stages import _inputs
 
 
 class Sets(NamedTuple):
@@ -50,9 +51,11 @@ class Sets(NamedTuple):
         return found
 
 
-def offered_in(data: Artifact, asked: str | None) -> int | None:
-    """How many candidates an event has, where they are `asked` to be ranked."""
-    return None if asked is None else Sets.of(data).size
+def seen(data: Artifact, target_E: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """{slice: {part: mask_E}}: targets that occur in training, as targets or in histories, and those that do not."""
+    seen_E = _inputs.seen_in_training(data)[target_E]
+    parts = {"seen": seen_E, "unseen": ~seen_E}
+    return {"target_in_training": {name: mask_E for name, mask_E in parts.items() if mask_E.any()}}
 
 
 def _key(user: np.ndarray, end: np.ndarray) -> np.ndarray:

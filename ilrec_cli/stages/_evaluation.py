@@ -5,9 +5,10 @@ rankings.parquet and metrics.json do not depend on how many processes there were
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,34 +18,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ilrec_cli import artifacts
+from ilrec_cli import artifacts, devices
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import targets
 from ilrec_cli.metrics import KS, ListCounts
+from ilrec_cli.provenance import provenance
 from ilrec_cli.ranking import LISTED, Rankings
 from ilrec_cli.schemas import TABLES
-from ilrec_cli.stages import _answers, _beam_recall, _chunks, _inputs, _protocol, _rankings
+from ilrec_cli.stages import _beam_recall, _candidate_sets, _chunks, _inputs, _protocol, _rankings, _texts
 from ilrec_cli.stages._candidate_sets import Sets
 from ilrec_cli.stages._summary import Judged, summary
+from ilrec_cli.stages._texts import Named, Written
 from ilrec_cli.stages._workers import Workers
 
 VERSION = 2  # of metrics.json
 COLUMNS = ("items", "scores", "rank", "first", "sharing")  # of a chunk
 
 
-class Noted(NamedTuple):
-    """Rankings with more to keep of every event: what was written, say."""
-
-    rankings: Rankings
-    notes: dict[str, np.ndarray]
-
-
 class Opened(NamedTuple):
-    """A model that ranks: (user_B, end_B) -> Rankings; and which identifier each item has."""
+    """A model that ranks: (user_B, end_B) -> Rankings, or with the text it wrote; and which identifier each item has."""
 
-    rank: Callable[[np.ndarray, np.ndarray], Rankings | Noted]
+    rank: Callable[[np.ndarray, np.ndarray], Rankings | Written | Named]
     leaf_I: np.ndarray
 
 
@@ -61,11 +57,22 @@ class Plan:
     overwrite: bool = False
     more: dict[str, Any] = field(default_factory=dict)  # what metrics.json says besides
     searched: Path | None = None  # of exact scores: the evaluation whose search they judge
+    others: dict[str, Artifact] = field(default_factory=dict)  # parents besides: collaborative model, encoder
 
     @property
     def folder(self) -> Path:
         """Evaluations lie beside the run's `train` part."""
         return self.model.path.parent / "eval" / _protocol.folder(self.rules)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes free text, which is kept."""
+        return self.rules.get("search") in ("free", "names")
+
+    @cached_property
+    def sets(self) -> Sets | None:
+        """Every event's candidates, where they alone are ranked."""
+        return None if self.rules["candidates"] == _protocol.FULL else Sets.of(self.data)
 
     @property
     def listed(self) -> int:
@@ -87,14 +94,14 @@ class Plan:
         order = np.argsort(events[0][chosen], kind="stable")
         return tuple(column[chosen][order] for column in events)
 
-    @cached_property
-    def sets(self) -> Sets | None:
-        """Every event's candidates, where they alone are ranked."""
-        return None if self.rules["candidates"] == _protocol.FULL else Sets.of(self.data)
+    def answered(self, ks: Iterable[int]) -> list[int]:
+        """The list lengths that a search over identifiers can answer: it finds as many of them as it has beams."""
+        beams = self.rules["beams"] if self.rules.get("search") in ("beams", "exact") else None
+        return [k for k in ks if beams is None or k <= beams]
 
     @property
     def parents(self) -> dict[str, Artifact]:
-        return {"run": self.model, "data": self.data}
+        return {"run": self.model, "data": self.data, **self.others}
 
 
 def run(plan: Plan, open_model: Callable[[], Opened], workers: Workers, console: Console) -> dict[str, Any]:
@@ -108,9 +115,10 @@ def run(plan: Plan, open_model: Callable[[], Opened], workers: Workers, console:
     identity = {
         "version": VERSION, "tables": TABLES["rankings"][0], "protocol": plan.rules, "listed": plan.listed,
         "batch_size": plan.batch_size, "parents": {role: parent.digest for role, parent in plan.parents.items()},
-        "device": workers.device.type,
+        "device": workers.device.type, "packages": provenance()["packages"],
     }  # fmt: skip
-    hold = _chunks.opened(scratch, identity, fresh=plan.overwrite) if workers.is_main else nullcontext()
+    replaced = _present(plan.folder) if plan.overwrite else None
+    hold = _chunks.opened(scratch, identity, replaced) if workers.is_main else nullcontext()
     with hold:
         workers.wait()  # the folder is ready
         pace = _rank_missing(plan, open_model, workers, console)
@@ -137,7 +145,18 @@ def known(plan: Plan) -> dict[str, Any] | None:
         return None
     found = done.json("metrics.json")
     same = found.get("version") == VERSION and found["protocol"] == plan.rules
-    return found if same and set(plan.ks) <= set(found["ks"]) else None
+    # Before, metrics beyond the beams were written too; they meant nothing.
+    meant = plan.searched is not None or plan.answered(found["ks"]) == found["ks"]
+    return found if same and meant and set(plan.ks) <= set(found["ks"]) else None
+
+
+def _present(folder: Path) -> str:
+    """Which result is there: changes whenever it is made again."""
+    if not artifacts.exists(folder):
+        return "none"
+    return hashlib.sha256(
+        b"".join((folder / name).read_bytes() for name in ("manifest.json", "provenance.json"))
+    ).hexdigest()
 
 
 def pace_of(folder: Path) -> float | None:
@@ -182,21 +201,20 @@ def _ranked(
         for index, chunk in mine:
             started = time.perf_counter()
             order = chunk.start + np.argsort(-end_E[chunk], kind="stable")
-            parts: list[Noted] = []
+            parts = []
             for start in range(0, len(order), plan.batch_size):
                 rows = order[start : start + plan.batch_size]
                 parts.append(_guarded(plan, model, user_E[rows], end_E[rows]))
                 forward(len(rows))
             back = np.argsort(order, kind="stable")
-            ranked, notes = zip(*parts, strict=True)
-            item, score, rank = (np.concatenate(column)[back] for column in zip(*ranked, strict=True))
+            item, score, rank, *text = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
             target = target_E[chunk]
             same_leaf = np.where(item >= 0, model.leaf_I[item], -1) == model.leaf_I[target][:, None]
             first = np.where(same_leaf.any(1), same_leaf.argmax(1), -1)
             sharing = _sharing(plan, model.leaf_I, (user_E[chunk], end_E[chunk]), target)
-            columns = dict(zip(COLUMNS, (item, score.astype(np.float32), rank, first, sharing), strict=True))
-            columns |= {f"note_{name}": _answers.stacked([each[name] for each in notes])[back] for name in notes[0]}
-            yield index, columns, time.perf_counter() - started
+            columns = (item, score.astype(np.float32), rank, first, sharing)
+            texts = _texts.columns(*text) if text else {}
+            yield index, dict(zip(COLUMNS, columns, strict=True)) | texts, time.perf_counter() - started
 
 
 def _sharing(plan: Plan, leaf_I: np.ndarray, events: tuple[np.ndarray, np.ndarray], target_E: np.ndarray) -> np.ndarray:
@@ -206,21 +224,20 @@ def _sharing(plan: Plan, leaf_I: np.ndarray, events: tuple[np.ndarray, np.ndarra
     return np.asarray((leaf_I[plan.sets.find(*events)] == leaf_I[target_E][:, None]).sum(1))
 
 
-def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Noted:
+def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Rankings | Written | Named:
     """Rank a batch. Where memory does not suffice, say so: another search would be another result."""
     try:
-        found = model.rank(user_B, end_B)
-        return found if isinstance(found, Noted) else Noted(found, {})
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            sign in str(error) for sign in ("out of memory", "can't allocate memory")
-        ):
+        return model.rank(user_B, end_B)
+    except (MemoryError, RuntimeError) as error:
+        if not devices.out_of_memory(error):
             raise
-        raise UserError(
-            f"{plan.model.name}: memory does not suffice for batches of {plan.batch_size} (--batch-size). Choose smaller "
-            "ones; --dtype bfloat16 halves the model, but is another protocol. The search was not changed; what is "
-            "finished counts only with the same batch size"
-        ) from error
+        advice = {
+            "run": f"batches of {plan.batch_size} (--batch-size). Choose smaller ones; --dtype bfloat16 halves the model, but "
+            "is another protocol. The search was not changed; what is finished counts only with the same batch size",
+            "cf": "this collaborative model, whose batches have one size. Free some, or choose another --device. What is "
+            "finished counts when the command is given again",
+        }  # fmt: skip
+        raise UserError(f"{plan.model.name}: memory does not suffice for {advice[plan.kind]}") from error
 
 
 def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
@@ -232,37 +249,31 @@ def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
     config = {"run": plan.model.name, "protocol": plan.rules}
     seed = plan.model.manifest["seed"]
     with artifacts.create(plan.folder, kind="eval", config=config, seed=seed, parents=plan.parents) as aside:
-        with (
-            artifacts.table_writer(aside, "rankings") as write,
-            _answers.writer(aside, raw.items, plan.rules) as answer,
-        ):
+        with artifacts.table_writer(aside, "rankings") as write:
             for index, chunk in enumerate(_chunks.split(len(event_E), plan.batch_size)):
                 part = _loaded(scratch, index, chunk)
                 write({"event": event_E[chunk], **raw.rows(user_E[chunk], target_E[chunk], part[0])})
-                answer(event_E[chunk], target_E[chunk], part[0])
                 counts.add(part[0]["items"])
                 columns.append([part[0][name] for name in ("rank", "first", "sharing")])
                 lines.append({"chunk": index, "events": chunk.stop - chunk.start, "seconds": part[1]})
         rank_E, first_E, sharing_E = (np.concatenate(column) for column in zip(*columns, strict=True))
         judged = Judged(user_E, rank_E, first_E, sharing_E, popularity_I[target_E], end_E)
-        more, parts = answer.values(), {} if plan.sets is None else _seen(plan.data, target_E)
         ambiguity = {"ambiguous_targets": int((sharing_E > 1).sum())} if plan.kind == "run" else {}
-        judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.ks)
+        written, more = {}, {}
+        if plan.writes:
+            chunks = list(enumerate(_chunks.split(len(event_E), plan.batch_size)))
+            written = _texts.write(aside, event_E, (_loaded(scratch, *chunk)[0] for chunk in chunks))
+            more = _texts.figures((_loaded(scratch, *chunk)[0] for chunk in chunks), target_E)
+        parts = {} if plan.sets is None else _candidate_sets.seen(plan.data, target_E)
+        judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.answered(plan.ks))
         artifacts.write_json(
             aside / "metrics.json",
             {"version": VERSION, "protocol": plan.rules, "ks": list(plan.ks), "events": len(event_E),
              "users": len(np.unique(user_E)),
              **summary(judged, plan.ks, ambiguity=plan.kind == "run", more=more, parts=parts),
-             "lists": counts.metrics(popularity_I), **ambiguity, **plan.more, **judgement},
+             "lists": counts.metrics(popularity_I), **ambiguity, **plan.more, **written, **judgement},
         )  # fmt: skip
         artifacts.write_text(aside / "log.jsonl", "".join(json.dumps(line) + "\n" for line in [*lines, pace]))
-
-
-def _seen(data: Artifact, target_E: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Targets that occur in training as targets or in histories, and those that do not."""
-    seen_E = _inputs.seen_in_training(data)[target_E]
-    parts = {"seen": seen_E, "unseen": ~seen_E}
-    return {"target_in_training": {name: mask_E for name, mask_E in parts.items() if mask_E.any()}}
 
 
 def _loaded(scratch: Path, index: int, chunk: slice) -> tuple[dict[str, np.ndarray], float]:

@@ -23,7 +23,7 @@ def render(dataset: str, card: dict[str, Any], groups: dict[str, list[Any]], con
     colours = _html.colours(names)
     sections = []
     for title, rows in groups.items():
-        best = {name: max(row.metrics[name] for row in rows) for name in REPORTED}
+        best = {name: max(row.metrics.get(name, 0.0) for row in rows) for name in REPORTED}
         sections.append({"title": title, "rows": rows, "best": best, "bars": _bars(rows, colours) if figures else ""})
     trained = {row.name: row for rows in groups.values() for row in rows if row.log and row.is_lm}
     return _html.page(
@@ -60,7 +60,7 @@ def _curves(rows: Sequence[Any], colours: dict[str, str]) -> str:
 def _bars(rows: Sequence[Any], colours: dict[str, str]) -> str:
     """Metrics as bars: a group per metric, a bar per model."""
     figure, (axis,) = _html.figure(rows=1, columns=1, height=3.2)
-    _html.grouped_bars(axis, BARS, {row.name: [row.metrics[name] for name in BARS] for row in rows}, colours)
+    _html.grouped_bars(axis, BARS, {row.name: [row.metrics.get(name, 0.0) for name in BARS] for row in rows}, colours)
     figure.legend(loc="outside lower center", ncols=min(3, len(rows)), fontsize=8, frameon=False, labelcolor=GREY)
-    values = "; ".join(f"{row.name} {row.metrics['ndcg@10']:.4f}" for row in rows)
+    values = "; ".join(f"{row.name} {row.metrics['ndcg@10']:.4f}" for row in rows if "ndcg@10" in row.metrics)
     return _html.svg(figure, f"Bars of {', '.join(BARS)} for every model. NDCG@10: {values}")

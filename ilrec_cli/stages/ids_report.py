@@ -28,8 +28,8 @@ def run(config: ReportIds) -> dict[str, Any]:
     rows = table(found)
     console.table([config.dataset, *found], [[label, *cells] for label, cells in rows])
     target = config.output or _inputs.dataset_dir(config) / "ids-report.html"
-    _inputs.refuse_existing(target, overwrite=True)
-    artifacts.write_text(target, _ids_page.render(config.dataset, found, rows, console))
+    with _inputs.output_file(target, overwrite=True):
+        artifacts.write_text(target, _ids_page.render(config.dataset, found, rows, console))
     console.say(f"\nChance: random assignments with prefixes of the same sizes, 95 % of them.\nReport: {target}")
     return {"path": str(target), "ids": found}
 

@@ -12,7 +12,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.json_log import read_log
 from ilrec_cli.metrics import REPORTED
 from ilrec_cli.settings import Report
-from ilrec_cli.stages import _evaluation, _inputs, _page
+from ilrec_cli.stages import _evaluation, _inputs, _page, _protocol
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def run(config: Report) -> dict[str, Any]:
         console.say(f"{config.dataset}: {title}")
         console.table(
             ["run", "search", *REPORTED],
-            [[row.name, row.search, *(row.metrics[name] for name in REPORTED)] for row in rows],
+            [[row.name, row.search, *(row.metrics.get(name) for name in REPORTED)] for row in rows],
         )
         console.say()
     target = config.output or _inputs.dataset_dir(config) / "report.html"
@@ -74,10 +74,12 @@ def _collect(config: Report, data_digest: str, console: Console) -> dict[str, li
                     continue
                 done = artifacts.read(folder, "eval")
                 model = artifacts.read_manifest(train)
-                if done.manifest["parents"] == {"run": model["digest"], "data": data_digest}:
+                if done.manifest["parents"].items() >= {"run": model["digest"], "data": data_digest}.items():
                     result = done.json("metrics.json")
                     if result.get("version") != _evaluation.VERSION:
                         outdated += 1
+                        continue
+                    if result["protocol"].get("template"):  # one of many prompts: evaluate tells their mean
                         continue
                     row = _row(name, kind, model["config"], result, train)
                     groups.setdefault(_title(result), []).append(row)
@@ -86,27 +88,15 @@ def _collect(config: Report, data_digest: str, console: Console) -> dict[str, li
             f"{outdated} evaluations are of an older ilrec; they are left out. Run: ilrec evaluate {_inputs.flags(config)}"
         )
     for rows in groups.values():
-        rows.sort(key=lambda row: (row.is_lm, row.metrics["ndcg@10"]))
+        rows.sort(key=lambda row: (row.is_lm, row.metrics.get("ndcg@10", 0.0)))
     return dict(sorted(groups.items(), key=lambda group: ("valid" in group[0], group[0])))
 
 
 def _row(name: str, kind: str, config: dict[str, Any], result: dict[str, Any], train: Path) -> Row:
-    rules = result["protocol"]
-    search = f"beam {rules['beams']}, {rules['normalize']}" if "beams" in rules else "every item scored"
-    if rules.get("search") == "exact":
-        search = f"every item scored, {rules['normalize']}"
-    elif rules.get("search") == "candidates scored":
-        search = f"{'mean' if rules['length_penalty'] else 'sum'} of log-probabilities, {rules['normalize']}"
-    elif rules.get("search") == "free text":
-        search = f"written freely, beam {rules['beams']}"
-    if rules.get("template"):
-        search += f", template {rules['template']}"
-    if "exit_layer" in rules:
-        search += f", layer {rules['exit_layer']}"
-    if rules.get("dtype", "float32") != "float32":
-        search += f", {rules['dtype']}"
     log = read_log(train / "log.jsonl")
-    return Row(name, config[_inputs.MADE_BY[kind]], search, result["metrics"], log, kind == "run")
+    return Row(
+        name, config[_inputs.MADE_BY[kind]], _protocol.words(result["protocol"]), result["metrics"], log, kind == "run"
+    )
 
 
 def _title(result: dict[str, Any]) -> str:

@@ -38,6 +38,7 @@ class Task(NamedTuple):
 
 def run(config: TrainCf) -> dict[str, Any]:
     """Train, write WORK/DATASET/cf/NAME/train and eval/, print metrics."""
+    _check_seeds(config)
     console = Console.of(config)
     data = _inputs.read_data(config)
     for split in SPLITS:
@@ -53,6 +54,15 @@ def run(config: TrainCf) -> dict[str, Any]:
     console.table(["model", "split", *SHOWN], _rows(results | spread))
     console.say(f"\nModel: {trained[-1].path}\nNext: ilrec train {_inputs.flags(config)} --method ilrec")
     return {"runs": found, **spread} if config.seeds else found[0]
+
+
+def _check_seeds(config: TrainCf) -> None:
+    """Seeds that would play no part are refused: a spread of zero would look like a finding."""
+    if config.seeds and config.seed:
+        raise UserError(f"--seed {config.seed} plays no part beside --seeds: leave one of them out")
+    if config.seeds and not plugins.load("cf", config.model).TRAINED:
+        instead = "another order is -o seed=N" if config.model == "random" else "one run is all there is"
+        raise UserError(f"--seeds: {config.model} is not trained, every seed would give the same figures; {instead}")
 
 
 def _each_seed(config: TrainCf) -> list[TrainCf]:

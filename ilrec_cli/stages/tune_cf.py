@@ -1,12 +1,14 @@
 """Settings of a collaborative model, searched on validation data: one line per trial, the best one as a YAML file.
 
-Test events are never read. A search that was stopped goes on: trials that are recorded are not run again.
+Test events are never read. A search that was stopped goes on: trials that are recorded are not run again. A trial that
+diverges is recorded without figures, and the search goes on with the next.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ import numpy as np
 from ilrec_cli import artifacts, devices, folders, plugins
 from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
-from ilrec_cli.cf._fit import fit
+from ilrec_cli.cf._fit import DivergedError, fit
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError, nearest
 from ilrec_cli.interrupt import Stopped
@@ -49,37 +51,47 @@ def run(config: TuneCf) -> dict[str, Any]:
     trials = _trials(config, data)
     folder = _inputs.dataset_dir(config) / "tune" / folders.plain_name(config.name or config.model, "--name")
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "trials.jsonl"
+    log, file = folder / "trials.jsonl", folder / "best.yaml"
     with folders.locked(folder, wait=False) as free:
         if not free:
             raise UserError(f"{folder}: another process runs this search. Wait for it, or choose another --name")
         if config.overwrite:
             log.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         rows = _run_all(config, trials, data, log, console)
         best = rows[0]
-        artifacts.write_text(folder / "best.yaml", configs.to_yaml(_as_config(config, best["changed"])))
+        if "failed" in best:
+            file.unlink(missing_ok=True)  # of other trials
+            raise UserError(f"all {len(rows)} trials failed, see {log}; the first: {best['failed']}")
+        artifacts.write_text(file, configs.to_yaml(_as_config(config, best["changed"])))
     _show(rows, console)
-    console.say(
-        f"\nTrials: {log}\nBest: {folder / 'best.yaml'}\n"
-        f"Next: ilrec train-cf {_inputs.flags(config)} --config {folder / 'best.yaml'}"
-    )
+    console.say(f"\nTrials: {log}\nBest: {file}\nNext: ilrec train-cf {_inputs.flags(config)} --config {file}")
     return {"path": str(folder), "trials": len(rows), "best": best}
 
 
+def best_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By validation NDCG@10, of equal ones the earlier; those that failed last."""
+    return sorted(rows, key=lambda row: ("failed" in row, -(row["valid_ndcg@10"] or 0.0)))
+
+
 def _trials(config: TuneCf, data: Artifact) -> list[Trial]:
-    """Every combination of the values, or those that the seed draws; a combination that cannot be is refused now."""
+    """Every combination of the values, or those that the seed draws; a combination that cannot be is refused now.
+
+    Values that are equal however they are spelled, such as 1e-3 and 0.001, are one trial.
+    """
     axes = _axes(config)
     count = math.prod(map(len, axes.values()))
     if count > DRAWN_FROM or (config.trials is None and count > MOST):
         raise UserError(f"-o lists {count:,} combinations: draw some with --trials N, or list fewer values")
-    places = np.arange(count)
-    if config.trials is not None and config.trials < count:
-        places = np.random.default_rng(config.seed).permutation(count)[: config.trials]
-    chosen = np.stack(np.unravel_index(places, [len(values) for values in axes.values()]), axis=1).tolist()
-    return [
-        _trial({key: values[index] for (key, values), index in zip(axes.items(), row, strict=True)}, config, data)
-        for row in chosen
-    ]
+    drawn = config.trials is not None and config.trials < count
+    places = np.random.default_rng(config.seed).permutation(count) if drawn else np.arange(count)
+    found: dict[str, Trial] = {}
+    for row in zip(*np.unravel_index(places, [len(values) for values in axes.values()]), strict=True):
+        trial = _trial({key: axes[key][index] for key, index in zip(axes, row, strict=True)}, config, data)
+        found.setdefault(json.dumps(trial.identity, sort_keys=True), trial)
+        if len(found) == config.trials:
+            break
+    return list(found.values())
 
 
 def _axes(config: TuneCf) -> dict[str, list[Any]]:
@@ -114,7 +126,7 @@ def _trial(values: dict[str, Any], config: TuneCf, data: Artifact) -> Trial:
 
 
 def _run_all(config: TuneCf, trials: list[Trial], data: Artifact, log: Path, console: Console) -> list[dict[str, Any]]:
-    """The rows of all trials, best first; of equal ones the earlier."""
+    """The rows of all trials, best first."""
     recorded = read_log(log)
     artifacts.write_text(log, "".join(json.dumps(row) + "\n" for row in recorded))  # without a line cut short
     open_ = [trial for trial in trials if not any(row["identity"] == trial.identity for row in recorded)]
@@ -132,11 +144,11 @@ def _run_all(config: TuneCf, trials: list[Trial], data: Artifact, log: Path, con
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(recorded[-1]) + "\n")
     rows = [next(row for row in recorded if row["identity"] == trial.identity) for trial in trials]
-    return sorted(rows, key=lambda row: -row["valid_ndcg@10"])
+    return best_first(rows)
 
 
 def _run_trial(config: TuneCf, trial: Trial, data: Artifact, console: Console) -> dict[str, Any]:
-    """Train once, as train-cf does; its best epoch by validation."""
+    """Train once, as train-cf does; its best epoch by validation, or no figures and why it failed."""
     device = devices.resolve(config.device)
     devices.keep_freed_memory(device)
     material = _cf.material(data, config.limit_users, config.seed)
@@ -147,10 +159,15 @@ def _run_trial(config: TuneCf, trial: Trial, data: Artifact, console: Console) -
         log.append(row)
         _cf.say_epoch(console)(row)
 
-    progress = fit(model, material, trial.settings, device=device, log=note, console=console)
-    best = log[progress.best_epoch - 1]
+    started = time.perf_counter()
+    try:
+        best = log[fit(model, material, trial.settings, device=device, log=note, console=console).best_epoch - 1]
+        why = {}
+    except DivergedError as error:
+        console.say(f"failed: {error}")
+        best, why = dict.fromkeys(("valid_ndcg@10", "valid_hit@10", "epoch")), {"failed": str(error)}
     return {"changed": trial.changed, "valid_ndcg@10": best["valid_ndcg@10"], "valid_hit@10": best["valid_hit@10"],
-            "best_epoch": best["epoch"], "epochs": len(log), "seconds": round(progress.seconds, 1),
+            "best_epoch": best["epoch"], "epochs": len(log), "seconds": round(time.perf_counter() - started, 1), **why,
             "identity": trial.identity}  # fmt: skip
 
 

@@ -49,6 +49,25 @@ def test_caser_is_the_paper_at_each_place(window: int) -> None:
         np.testing.assert_allclose(found[place], np.concatenate([sequence, user[0].numpy()]), atol=1e-12)
 
 
+def test_caser_without_a_history_scores_by_the_user_and_a_window_of_absent_items() -> None:
+    """As place 0 of the paper's padding: zeros for all L items, the user's own embedding beside them."""
+    torch.manual_seed(0)
+    net = Caser(caser.Config(embedding_size=4, window=3, n_h=3, n_v=2), FACTS).double().eval()
+    user = net.user.train_on(torch.tensor([1, 3])).mean(0)
+    with torch.no_grad():
+        net.item.weight[0] = 0.0  # an item that looks as an absent one does
+        for empty in (torch.empty(2, 0, dtype=torch.long), torch.full((2, 5), -1)):
+            found = net.scores(empty, torch.tensor([1, 3]))
+            torch.testing.assert_close(found, net.scores(torch.zeros(2, 1, dtype=torch.long), torch.tensor([1, 3])))
+            assert not torch.allclose(found[0], found[1])
+        stranger = net.scores(torch.full((1, 5), -1))
+        sequence = net._encode(torch.tensor([[0]]), user[None])[0, 0, :4]
+        hidden = torch.cat([sequence, user])
+        torch.testing.assert_close(stranger[0], (net.output.weight @ hidden + net.output_bias).float())
+        net.item.weight[0] = 5.0
+        torch.testing.assert_close(net.scores(torch.full((1, 5), -1)), stranger, msg="no item of the padding decides")
+
+
 def test_gru_is_its_equations() -> None:
     """Gates as in the paper (reset, update, candidate), one place after another, without biases."""
     torch.manual_seed(0)

@@ -12,7 +12,6 @@ import pytest
 from conftest import Finished
 
 from ilrec_cli import config as configs
-from ilrec_cli import plugins
 from ilrec_cli.cf import sasrec
 from ilrec_cli.histories import Sequences
 from ilrec_cli.json_log import read_log
@@ -139,6 +138,43 @@ def test_a_file_lists_values_too(own_world: Path, tmp_path: Path, ilrec: Callabl
     ]  # fmt: skip
 
 
+def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(
+    own_world: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ["tune", "cf", "--dataset", "toy", "--work", own_world, "-o", "n_heads=1", "-o", "hidden_size=4",
+            "--epochs", "1", "--batch-size", "16"]  # fmt: skip
+    done = ilrec(*base, "-o", "learning_rate=1e30,1e-3", "--json")
+    assert done.code == 0, done.err
+    failed, fine = recorded(own_world)
+    assert failed["changed"]["learning_rate"] == 1e30
+    assert failed["valid_ndcg@10"] is failed["valid_hit@10"] is failed["best_epoch"] is None
+    assert "not finite" in failed["failed"]
+    assert "failed" not in fine
+    assert json.loads(done.out.splitlines()[-1])["best"] == fine
+    folder = own_world / "toy" / "tune" / "sasrec"
+    assert configs.read_yaml(folder / "best.yaml")["learning_rate"] == 1e-3
+    assert "failed: step " in done.out
+    table = [line.split() for line in done.out.splitlines() if line.split()[:2] == ["1", "4"]]
+    assert [row[3] != "-" for row in table] == [True, False], "the failed trial is last, without figures"
+    monkeypatch.setattr(tune_cf, "_run_trial", lambda *a: pytest.fail("both are recorded"))
+    assert ilrec(*base, "-o", "learning_rate=1e30,1e-3").code == 0
+    monkeypatch.undo()
+    line = ilrec(*base, "-o", "learning_rate=1e29,1e30").one_line()
+    assert "all 2 trials failed" in line
+    assert "not finite" in line
+    assert not (folder / "best.yaml").exists()
+    assert len(recorded(own_world)) == 3
+
+
+def test_equal_trials_run_once_however_they_are_spelled(own_world: Path, ilrec: Callable[..., Finished]) -> None:
+    base = ["tune", "cf", "--dataset", "toy", "--work", own_world, "-o", "n_heads=1", "-o", "hidden_size=4",
+            "--epochs", "1", "--batch-size", "16"]  # fmt: skip
+    done = ilrec(*base, "-o", "learning_rate=1e-3,0.001,1e-3", "--json")
+    assert json.loads(done.out.splitlines()[-1])["trials"] == len(recorded(own_world)) == 1
+    done = ilrec(*base, "-o", "learning_rate=1e-3,0.001,1e-2", "--trials", "2", "--json")
+    assert json.loads(done.out.splitlines()[-1])["trials"] == len(recorded(own_world)) == 2
+
+
 def test_what_cannot_be_tried_is_refused_before_anything_runs(own_world: Path, ilrec: Callable[..., Finished]) -> None:
     base = ["tune", "cf", "--dataset", "toy", "--work", own_world]
     assert "nothing to try" in ilrec(*base).one_line()
@@ -166,16 +202,3 @@ def test_a_preset_lies_under_files_and_flags(
     assert (found["epochs"], found["batch_size"]) == (1, 32)
     assert [found["options"][key] for key in ("hidden_size", "n_heads", "n_layers")] == [4, 1, 1]
     assert "choose from my-shop" in ilrec(*command[:-1], "other").one_line()
-
-
-@pytest.mark.parametrize("name", plugins.names("cf"))
-def test_every_preset_is_a_configuration(name: str) -> None:
-    from ilrec_cli import presets
-    from ilrec_cli.settings import TrainCf
-
-    plugin = plugins.load("cf", name)
-    for preset in plugin.PRESETS:
-        config = configs.build(
-            TrainCf, presets.under(TrainCf, {"dataset": "x", "model": name, "preset": preset}), preset
-        )
-        configs.build(plugin.Config, config.options, preset)

@@ -55,6 +55,18 @@ def test_items_without_a_title_are_counted_or_named_by_their_id() -> None:
     assert found.notes["items_without_title"] == 3
 
 
+def test_the_full_stop_of_lc_recs_files_is_no_part_of_a_title() -> None:
+    stopped: list[str | None] = ["Tent.", "Mr. Kettle Co..", "Tent for 2 ."]
+    found = assign(items(stopped), title.Config())
+    assert found.tokens.to_pylist() == [["Tent"], ["Mr. Kettle Co."], ["Tent for 2"]]
+    assert found.notes["full_stops_left_out"]
+    kept = assign(items(stopped), title.Config(full_stop="keep"))
+    assert kept.tokens.to_pylist() == [["Tent."], ["Mr. Kettle Co.."], ["Tent for 2 ."]]
+    some = assign(items([*stopped, "Lamp"]), title.Config())
+    assert some.tokens.to_pylist()[0] == ["Tent."], "one title without says that the others' are their own"
+    assert "full_stops_left_out" not in some.notes
+
+
 def test_paths_are_the_tokenizers_ids_of_each_title_alone(tok: Any) -> None:
     made = catalogue(tok)
     for item, text in enumerate(TITLES):

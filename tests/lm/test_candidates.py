@@ -42,11 +42,18 @@ def examples_of(world: tuple[Any, Catalogue], draw: Any = None, seed: int = 0) -
     )  # fmt: skip
 
 
+def whole(template: int) -> tuple[str, str, str]:
+    """The text of a prompt before the history, between it and the candidates, and after these."""
+    before, between, after = TEMPLATES[template]
+    lead = "An instruction follows. Give the answer that it asks for.\n\n### Instruction:\n"
+    return lead + before, between, after + "\n\n### Response:"
+
+
 def spelled(
     tok: Any, template: int, history: list[str], candidates: list[str], answer: str
 ) -> tuple[list[int], list[int]]:
     """(prompt, response) made piece by piece with the tokenizer alone."""
-    before, between, after = TEMPLATES[template]
+    before, between, after = whole(template)
 
     def ids(text: str) -> list[int]:
         return list(tok(text, add_special_tokens=False).input_ids)
@@ -64,7 +71,7 @@ def test_there_are_ten_templates_and_more_all_different() -> None:
     for before, between, after in TEMPLATES:
         assert before.endswith("\n")
         assert between.endswith("\n")
-        assert after.endswith("### Response:\n")
+        assert after.startswith("\n\n")
         assert len({before, between, after}) == 3
 
 
@@ -105,7 +112,7 @@ def test_every_template_is_spelled_as_written_for_decoding_too(world: tuple[Any,
             assert input_BS[row][mask_BS[row].bool()].tolist() == prompt
             assert mask_BS[row, -1]
         text = tok.decode(input_BS[0][mask_BS[0].bool()], skip_special_tokens=True)
-        before, between, after = TEMPLATES[template]
+        before, between, after = whole(template)
         assert text == f"{before}Mad Season\nPeter, Paul & Mary{between}Júpiter Maçã\nGlee Cast{after}"
 
 

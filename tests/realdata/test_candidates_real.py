@@ -15,7 +15,7 @@ from conftest import TINY_LM
 from ilrec_cli import artifacts, cli
 from ilrec_cli.histories import Sequences
 from ilrec_cli.lm.backbone import saved_tokenizer
-from ilrec_cli.lm.candidate_prompts import TEMPLATES
+from ilrec_cli.lm.candidate_prompts import TEMPLATES, CandidateTemplate
 from ilrec_cli.lm.candidates import CandidateExamples, CandidateLayout, CandidatePrompts
 from ilrec_cli.stages import _models
 
@@ -84,7 +84,7 @@ def _scores(model: Any, tok: Any, row: dict[str, Any]) -> list[float]:
     def listed(names: list[str]) -> list[int]:
         return [token for place, name in enumerate(names) for token in (ids("\n") if place else []) + ids(name.strip())]
 
-    before, between, after = TEMPLATES[0]
+    before, between, after = whole(TEMPLATES[0])
     history = row["historyList"].split("::")
     prompt = [tok.bos_token_id, *ids(before), *listed(history), *ids(between), *listed(row["itemList"]), *ids(after)]
     found = []
@@ -94,6 +94,12 @@ def _scores(model: Any, tok: Any, row: dict[str, Any]) -> list[float]:
             logits = model(input_ids=torch.tensor([prompt + path])).logits[0, len(prompt) - 1 : -1].double()
         found.append(float(logits.log_softmax(1).gather(1, torch.tensor(path)[:, None]).sum()))
     return found
+
+
+def whole(template: CandidateTemplate) -> tuple[str, str, str]:
+    """The text of a prompt before the history, between it and the candidates, and after these."""
+    lead = "An instruction follows. Give the answer that it asks for.\n\n### Instruction:\n"
+    return lead + template.before, template.between, template.after + "\n\n### Response:"
 
 
 def _names_of_training() -> set[str]:
@@ -138,6 +144,6 @@ def test_the_tries_paths_are_what_batches_hold_for_every_name(work: Path) -> Non
         assert (last[:-1][~ends[:-1]] == node[1:][~ends[:-1]]).all()
         texts = tok.batch_decode([row[mask.bool()] for row, mask in zip(batch.input_BS, batch.mask_BS, strict=True)], skip_special_tokens=True)  # fmt: skip
         for item, text in zip(rows.tolist(), texts, strict=True):
-            before, between, after = TEMPLATES[examples.templates[item]]
+            before, between, after = whole(TEMPLATES[examples.templates[item]])
             names = "\n".join(titles[other] for other in offered[item])
             assert text == f"{before}{titles[item - 1]}{between}{names}{after}{titles[item]}"

@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from ilrec_cli.cf._settings import Transformer, probabilities
-from ilrec_cli.settings._base import at_least
+from ilrec_cli.cf._settings import Transformer, probabilities, sizes
 
 SANITY = False
 TRAINED = True
@@ -30,7 +29,7 @@ class Config(Transformer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "dupe_factor")
+        sizes(self, "dupe_factor", most=100)
         probabilities(self, "mask_ratio")
         if not 0 <= self.ft_ratio <= 1:
             raise ValueError(f"ft_ratio is {self.ft_ratio}, expected a number in [0, 1]")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from ilrec_cli.cf._settings import sizes
 from ilrec_cli.settings._base import at_least
 
 SANITY = False
@@ -25,5 +26,6 @@ class Config:
     reg_weight: Annotated[float, "squared vectors of a pair, added to the loss: lambda of the paper"] = 0.0
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "embedding_size", "n_negatives")
+        sizes(self, "embedding_size")
+        sizes(self, "n_negatives", most=1024)  # of each interaction: a batch has thousands
         at_least(self, 0, "reg_weight")

@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from ilrec_cli.cf._settings import ItemLoss, probabilities
-from ilrec_cli.settings._base import at_least
+from ilrec_cli.cf._settings import ItemLoss, probabilities, sizes
 
 SANITY = False
 TRAINED = True
@@ -31,5 +30,5 @@ class Config(ItemLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "window", "n_h", "n_v")
+        sizes(self, "embedding_size", "window", "n_h", "n_v")
         probabilities(self, "dropout_prob")

@@ -41,21 +41,23 @@ class Model(nn.Module):
         return item_loss(self.config, hidden_ND, target_N, self.output.weight, self.output_bias)
 
     def scores(self, history_BT: Tensor, user_B: Tensor | None = None) -> Tensor:
-        """scores_BI after the last item of each history; without users, for the mean of the trained ones."""
+        """scores_BI after the last item of each history; without users, for the mean of the trained ones.
+
+        An empty history is a window of absent items: its user's taste is all there is, and it stays.
+        """
         history_BT, length_B = most_recent(history_BT, self.max_history)
         user_BD = self.user.mean().expand(len(history_BT), -1)
         if user_B is not None:
             user_BD = self.user.known(user_B, user_BD)
-        hidden_BD = at_last(self._encode(history_BT, user_BD), length_B)
+        hidden_BD = at_last(self._encode(history_BT, user_BD), length_B.clamp(min=1))
         return item_scores(hidden_BD, self.output.weight, self.output_bias)
 
     def item_embeddings(self) -> Tensor:
         return self.item.weight
 
     def _encode(self, item_BT: Tensor, user_BD: Tensor) -> Tensor:
-        """[sequence, user] at every place, 2D wide; absent items before the first are zeros, as the paper pads."""
-        item_BTD = self.item(item_BT.clamp(min=0))
-        # No place sees the padding on the right, which lies after every real one.
+        """[sequence, user] at every place, 2D wide; absent items are zeros, as the paper pads."""
+        item_BTD = self.item(item_BT.clamp(min=0)) * (item_BT >= 0)[:, :, None]
         padded_BDT = F.pad(item_BTD.transpose(1, 2), (self.window - 1, 0))
         features_BTF = torch.cat([self._vertical(padded_BDT), *self._horizontal(padded_BDT)], dim=2)
         sequence_BTD = F.relu(self.dense(self.dropout(features_BTF)))

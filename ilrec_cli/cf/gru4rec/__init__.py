@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from ilrec_cli.cf._settings import ItemLoss, probabilities
-from ilrec_cli.settings._base import at_least
+from ilrec_cli.cf._settings import DEEPEST, ItemLoss, probabilities, sizes
 
 SANITY = False
 TRAINED = True
@@ -30,5 +29,6 @@ class Config(ItemLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "embedding_size", "hidden_size", "num_layers")
+        sizes(self, "embedding_size", "hidden_size")
+        sizes(self, "num_layers", most=DEEPEST)
         probabilities(self, "dropout_prob", "output_dropout_prob")

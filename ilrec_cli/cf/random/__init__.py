@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from ilrec_cli.settings._base import at_least, at_most
+
 SANITY = True
 TRAINED = False
 SEQUENTIAL = False
@@ -14,3 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {}
 @dataclass(frozen=True, kw_only=True)
 class Config:
     seed: Annotated[int, "another seed, another order"] = 0
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "seed")
+        at_most(self, 2**31 - 1, "seed")

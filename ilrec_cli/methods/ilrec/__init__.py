@@ -76,6 +76,6 @@ def needs(config: Config) -> tuple[str, ...]:
     used = {
         "inner_layers": config.lambda_cpd > 0 or (config.negatives_from == "ensemble" and negatives),
         "cf_scores": config.mu_crr > 0,
-        "trie_tokens": config.negatives_scope == "trie" and negatives,
+        "trie_tokens": config.negatives_scope == "trie",  # the log counts negatives even where no term uses them
     }
     return tuple(name for name in NEEDS if used[name])

@@ -1,0 +1,90 @@
+"""Tables of record_ilrec.py's cells: rows of Table 3 with paired differences to SFT, sweeps of one setting each.
+
+E test events, one a user, the same of every cell. Differences are paired by user and, where there are several seeds, of the
+same seed; intervals are bootstrapped over users, p-values come from sign flips (`ilrec_cli.significance`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import statistics
+import zlib
+from typing import Any
+
+import numpy as np
+from _common import RESULTS, markdown
+
+from ilrec_cli import significance
+from ilrec_cli.metrics import ranking_metrics
+
+SHOWN = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
+COMPARED = ("hit@10", "ndcg@10")
+ROWS = {"sft": "SFT", "ilrec": "ILRec", "wo-cpo": "w/o CPO", "wo-cpd": "w/o CPD", "wo-crr": "w/o CRR",
+        "wo-cpo-cpd": "w/o CPO + CPD", "wo-cns": "w/o CNS", "fl-cpo": "FL + CPO", "il-cpo": "IL + CPO"}  # fmt: skip
+
+
+def tables() -> dict[str, str]:
+    """Those that have cells."""
+    cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("ilrec-*.json"))]
+    cells = [cell for cell in cells if "ranks" in cell]
+    rows = {row: [cell for cell in cells if cell.get("row") == row] for row in ROWS}
+    sweeps = [cell for cell in cells if "sweep" in cell]
+    found = {}
+    if rows["sft"]:
+        found["ilrec_rows"] = markdown(
+            ["row", "seeds", *SHOWN, "valid ndcg@10", *(f"{name} - SFT [95 %], p" for name in COMPARED), "training"],
+            [_row(ROWS[row], cells_, rows["sft"]) for row, cells_ in rows.items() if cells_],
+        )
+    if sweeps:
+        found["ilrec_sweeps"] = _sweep_table(sweeps, rows)
+    return found
+
+
+def values(cell: dict[str, Any]) -> np.ndarray:
+    """value_EC of the compared metrics."""
+    rank_E = np.frombuffer(zlib.decompress(base64.b64decode(cell["ranks"])), dtype=np.int8).astype(np.int64)
+    found = ranking_metrics(rank_E, [10])
+    return np.stack([found[name] for name in COMPARED], 1)
+
+
+def gap(cells: list[dict[str, Any]], base: list[dict[str, Any]]) -> significance.Difference | None:
+    """Of each user's mean over the seeds that both have."""
+    pairs = [(one, other) for one in base for other in cells if one["seed"] == other["seed"]]
+    if not pairs:
+        return None
+    below, above = (np.mean([values(pair[side]) for pair in pairs], axis=0) for side in (0, 1))
+    count, group = np.ones((len(below), 1)), np.zeros(below.shape[1], dtype=int)
+    return significance.difference(significance.Sums(below, count, group), significance.Sums(above, count, group))
+
+
+def _row(name: str, cells: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[str]:
+    metrics = [_mean([cell["test"][metric] for cell in cells]) for metric in SHOWN]
+    valid = _mean([cell["train"]["best_valid_ndcg@10"] for cell in cells])
+    seconds = statistics.median(cell["train"]["seconds"] for cell in cells)
+    differences = _differences(None if cells is base else gap(cells, base))
+    return [name, str(len(cells)), *metrics, valid, *differences, f"{seconds / 60:.0f} min"]
+
+
+def _differences(found: significance.Difference | None) -> list[str]:
+    if found is None:
+        return ["-"] * len(COMPARED)
+    parts = zip(found.mean_C, found.low_C, found.high_C, found.p_C, strict=True)
+    return [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}], {p:.3f}" for mean, low, high, p in parts]
+
+
+def _sweep_table(sweeps: list[dict[str, Any]], rows: dict[str, list[dict[str, Any]]]) -> str:
+    """One row per value: its figures, and the difference to SFT of the same seed (of the same depth)."""
+    lines = []
+    for cell in sorted(sweeps, key=lambda cell: (cell["sweep"], cell["value"])):
+        deep = [each for each in sweeps if each["sweep"] == "sft-depth" and each["value"] == cell["value"]]
+        base = deep if cell["sweep"] == "ilrec-depth" else rows["sft"]
+        difference = None if cell["sweep"] == "sft-depth" else gap([cell], base)
+        figures = [f"{cell['test'][name]:.4f}" for name in COMPARED]
+        lines.append([f"`{cell['sweep']}`", cell["value"], *figures, *_differences(difference)])
+    return markdown(["setting", "value", *COMPARED, *(f"{name} - SFT [95 %], p" for name in COMPARED)], lines)
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
