@@ -206,4 +206,4 @@ class CandidateExamples:
             self.layout.pad,
         )  # fmt: skip
         batch = made.batch(np.arange(len(rows)))
-        return batch._replace(candidate_MC=torch.from_numpy(candidate_BC.astype(np.int64)))
+        return batch._replace(task_N=None, candidate_MC=torch.from_numpy(candidate_BC.astype(np.int64)))

@@ -153,7 +153,7 @@ def test_a_share_of_the_validation_file_trains_where_there_is_no_other(
     raw = tmp_path / "raw"
     candidates(raw)
     (raw / "Toys-train.json").unlink()
-    found = [{"historyList": "Boris::Ray", "itemList": ["Otis", "Hope"], "trueSelection": "Hope"}] * 10
+    found = [{"historyList": "Boris::Ray", "itemList": ["Otis", "Hope", "Anna"], "trueSelection": "Hope"}] * 10
     (raw / "Toys-val.json").write_text(json.dumps(found))
     flags = ["preprocess", "--dataset", "toys", "--work", tmp_path, "--raw-dir", raw]
     assert ilrec(*flags, "-o", "valid_share=0.3").code == 0
