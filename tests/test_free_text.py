@@ -296,6 +296,13 @@ def test_recommendations_are_guided_as_evaluations_are(titled: Path, ilrec: Run)
     assert answer.code == 0, answer.err
     for row, line in zip(rows, (titled / "out.jsonl").read_text().splitlines(), strict=False):
         assert json.loads(line)["items"] == row["items"][:10]
+    from ilrec_cli import Recommender
+
+    loaded = Recommender.load("bigrec", dataset="toy", work=titled, beams=10, cf_guidance=0.5)
+    assert [[each.item for each in loaded.recommend([histories[0]], hide_seen=False)[0]]] == [rows[0]["items"][:10]]
+    assert loaded.card()["search"]["cf"] == "sasrec"
+    alone = ilrec("recommend", *common(titled), "--run", "sasrec", "--history", histories[0][0], "--cf-guidance", "0.5")
+    assert "'sasrec' scores every item itself" in alone.one_line()
     plain = ilrec("recommend", *common(titled), "--run", "bigrec", "--user", "x", "--cf-guidance", "2").one_line()
     assert "cf_guidance is 2" in plain
 
@@ -311,8 +318,13 @@ def test_a_pretrained_base_grounds_its_own_titles(own_world: Path, tmp_path: Pat
     tok.save_pretrained(tmp_path / "base-model")
     assert ilrec("build-ids", *common_, "--scheme", "title", "--name", "titles").code == 0
     train = ["train", *common_, "--ids", "titles", "--method", "sft", "--name", "run", *TINY_LM, "--max-steps", "2"]
-    train += ["--backbone", tmp_path / "base-model", "--tuning", tuning, "--targets", "last", "--learning-rate", "0.05"]
-    assert ilrec(*train).code == 0
+    train += ["--backbone", tmp_path / "base-model", "--tuning", tuning, "--learning-rate", "0.05"]
+    assert "leave --targets all out" in ilrec(*train, "--prompt", "input", "--targets", "all").one_line()
+    assert ilrec(*train, "--prompt", "input").code == 0
+    layout = json.loads((own_world / "toy/runs/run/train/layout.json").read_text())
+    assert tok.decode(layout["tail"]) == '"\n\n### Response:\n'
+    assert tok.decode(layout["separator"]) == '", "'
+    assert "### Input:" in layout["templates"][0]["text"]
     result = ilrec("evaluate", *common_, "--run", "run", "--limit-users", "9", *FREE)
     assert result.code == 0, result.err
     found = done(own_world, "test-full-free-beam4-tok6-base-n9-s0", "run")

@@ -73,7 +73,11 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     layout = _layout(task, opened)
     examples = make_examples(settings, data, items, layout)
-    rows, notes = make_rows(settings, data, items, opened.tokenizer)
+    every = task.method.phases(task.options)
+    phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
+    rows, notes = None, list[str]()
+    if any(phase.data == "next_item" for phase in phases):
+        rows, notes = make_rows(settings, data, items, opened.tokenizer)
     model = supervised(task, opened, items)
     model.check_phi()
     model.task_names = rows.names if rows else ()
@@ -87,8 +91,6 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
         validate = _candidate_job.validation(settings, data, parallel, rows)
     else:
         validate = _validation(settings, data, parallel, items, layout)
-    every = task.method.phases(task.options)
-    phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
 
     def job(index: int) -> Job:
         phase = phases[index]
