@@ -96,8 +96,8 @@ def open_cf(plan: Plan, device: torch.device) -> Opened:
         )
         score_BC = torch.cat([model.scores(history, user).gather(1, candidate) for history, user, candidate in rows])
         place_BC = top_k(score_BC, sets.size)
-        found = (part.gather(1, place_BC).cpu().numpy() for part in (candidate_BC, score_BC))
-        return rankings(*found, targets(sequences, user_B, end_B))
+        item_Bk, score_Bk = (part.gather(1, place_BC).cpu().numpy() for part in (candidate_BC, score_BC))
+        return rankings(item_Bk, score_Bk, targets(sequences, user_B, end_B))
 
     return Opened(rank, np.arange(about.items))
 
