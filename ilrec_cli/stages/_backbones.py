@@ -81,10 +81,8 @@ def _texts(data: Artifact, settings: Train) -> list[str]:
     """What a tokenizer from scratch is trained on: the catalogue's text where there is some, and the prompts."""
     items = data.table("items")
     columns = [items[name].to_pylist() for name in ("title", "description", "brand")]
-    choosing = settings.tasks == (candidates.TASK,)
-    asked = (
-        candidate_prompts.all_text()
-        if choosing
-        else prompts.all_text(known(parse(settings.tasks)), as_input=settings.prompt == "input")
-    )
-    return asked + [text for column in columns for text in column if text]
+    if settings.tasks == (candidates.TASK,):
+        around = candidate_prompts.all_text()
+    else:
+        around = prompts.all_text(known(parse(settings.tasks)), as_input=settings.prompt == "input")
+    return around + [text for column in columns for text in column if text]
