@@ -76,7 +76,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     every = task.method.phases(task.options)
     phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
     rows, notes = None, list[str]()
-    if any(phase.data == "next_item" for phase in phases):
+    if any(phase.data == "next_item" for phase in phases) or settings.tasks == (candidates.TASK,):
         rows, notes = make_rows(settings, data, items, opened.tokenizer)
     model = supervised(task, opened, items)
     model.check_phi()
@@ -86,9 +86,10 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
-    if isinstance(rows, CandidateExamples):
+    choices = rows if isinstance(rows, CandidateExamples) else None
+    if choices is not None:
         rewards = None if rewards is None else _candidate_job.reward_source(scorer, items, accelerator.device)
-        validate = _candidate_job.validation(settings, data, parallel, rows)
+        validate = _candidate_job.validation(settings, data, parallel, choices)
     else:
         validate = _validation(settings, data, parallel, items, layout)
 
@@ -99,7 +100,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
         material = Material(
             settings, task.options, examples, popularity, parallel, place, index,
             max_history=data.json("card.json")["max_history"], scorer=scorer and scorer.scores,
-            vectors=_models.vectors(task.parents["ids"]), console=Console.of(settings),
+            vectors=_models.vectors(task.parents["ids"]), choices=choices, console=Console.of(settings),
         )  # fmt: skip
         return Job(
             parallel=parallel,

@@ -31,10 +31,11 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
     parents = {"data": data, "ids": ids, **parents}
     config = replace(_tasks.decided(config, data, ids), method=plugins.short_name(method), learning_rate=rate)
     needs = method.needs(options)
-    own = [phase.data for phase in method.phases(options) if phase.data != "next_item"]
-    if config.tasks == (TASK,) and own:
+    if config.tasks == (TASK,) and not all(
+        phase.data == "next_item" or phase.chooses for phase in method.phases(options)
+    ):
         raise UserError(
-            f"--tasks candidates: {config.method} makes its own rows of the next-item task; use sft or ilrec"
+            f"--tasks candidates: {config.method} makes rows of the next-item task; use sft, ilrec, or a method of pairs"
         )
     if rewards and {"cf_scores", "cf_oracle"} & set(needs):
         parents["cf"] = _inputs.read_cf(config, data, config.cf)

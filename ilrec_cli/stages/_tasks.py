@@ -108,7 +108,7 @@ def record(settings: Train, tokenizer: Any, start: Artifact | None) -> dict[str,
     """
     if start is not None:
         kept = start.json("layout.json")
-        return {name: kept[name] for name in ("chat", "digest", "templates") if name in kept}
+        return {name: kept[name] for name in ("chat", "digest", "templates", candidates.TASK) if name in kept}
     if settings.targets == "all":
         return {}
     form = prompts.chosen(tokenizer, as_chat=settings.chat)
