@@ -89,6 +89,14 @@ def figure(*, rows: int, columns: int, height: float) -> tuple[Any, list[Any]]:
     return figure, axes
 
 
+def grid(panels: int, height: float) -> tuple[Any, list[Any]]:
+    """Up to three panels a row; those that are left over are not seen."""
+    drawn, axes = figure(rows=-(-panels // 3), columns=min(3, panels), height=height)
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    return drawn, axes
+
+
 def legend(axes: Sequence[Any]) -> tuple[list[Any], list[str]]:
     """Every label once, whichever panel has it."""
     found: dict[str, Any] = {}

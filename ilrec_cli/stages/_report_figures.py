@@ -94,7 +94,7 @@ def layers(logs: Logs) -> Drawing | None:
         return None
     from matplotlib import colormaps
 
-    figure, axes = _grid(len(probed), 3.0)
+    figure, axes = _html.grid(len(probed), 3.0)
     deepest = max(max(found) for found in probed.values())
     shades = {
         layer: colormaps["viridis"](0.05 + 0.85 * (layer - 1) / max(1, deepest - 1)) for layer in range(1, deepest + 1)
@@ -122,7 +122,7 @@ def _panels(
     shown = [key for key in wanted if any(key in row for log in logs.values() for row in log)]
     if not shown:
         return None
-    figure, axes = _grid(len(shown), 2.5)
+    figure, axes = _html.grid(len(shown), 2.5)
     drawn: dict[str, None] = {}
     for axis, key in zip(axes, shown, strict=False):
         for run, log in logs.items():
@@ -135,14 +135,6 @@ def _panels(
         axis.set_xlabel(over, fontsize=8)
     _legend(figure, axes)
     return Drawing(name, "", f"{what} of {', '.join(drawn)}: {', '.join(wanted[key] for key in shown)}", figure)
-
-
-def _grid(panels: int, height: float) -> tuple[Any, list[Any]]:
-    """Up to three panels a row; those that are left over are not seen."""
-    figure, axes = _html.figure(rows=-(-panels // 3), columns=min(3, panels), height=height)
-    for axis in axes[panels:]:
-        axis.set_visible(False)
-    return figure, axes
 
 
 def _legend(figure: Any, axes: Sequence[Any], columns: int = 3) -> None:

@@ -89,13 +89,25 @@ def _watch(config: Report, command: Command, target: Path, console: Console) -> 
         now = _stamps(_inputs.dataset_dir(config))
         if now != seen:
             seen, refreshed = now, refreshed + 1
-            groups = _collected(config, console)
-            written = _written(config, groups, command, target, console)
-            models = len({row.name for rows in groups.values() for row in rows})
-            console.say(f"{time.strftime('%H:%M:%S')}  {models} evaluated models  {written[0]}")
+            console.say(
+                f"{time.strftime('%H:%M:%S')}  {_refreshed(config, command, target, console, first=refreshed == 1)}"
+            )
         if config.stop_after is not None and time.monotonic() - started >= config.stop_after:
             return {"path": str(target), "refreshed": refreshed}
         time.sleep(config.every)
+
+
+def _refreshed(config: Report, command: Command, target: Path, console: Console, *, first: bool) -> str:
+    """What was written; after the first time also why nothing was: a folder may be half replaced just now."""
+    try:
+        groups = _collected(config, console)
+        written = _written(config, groups, command, target, console)
+    except UserError as error:
+        if first:
+            raise
+        return f"not now: {error}"
+    models = len({row.name for rows in groups.values() for row in rows})
+    return f"{models} evaluated models  {written[0]}"
 
 
 def _stamps(root: Path) -> dict[str, tuple[int, int]]:
