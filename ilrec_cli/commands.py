@@ -32,7 +32,8 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "demo": (settings.Demo, "demo", "Help", "ilrec demo"),
     "doctor": (settings.Doctor, "doctor", "Help", "ilrec doctor"),
 }  # fmt: skip
-PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Item vectors", "Model", "Optimisation", "",
+PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Item vectors", "Model",
+          "Free text (--decode free)", "Optimisation", "",
           "Limits", "Running")  # fmt: skip
 
 # Stages that run other commands: they are given `cli.invoke`.

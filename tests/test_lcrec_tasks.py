@@ -219,14 +219,14 @@ def test_epochs_show_other_templates_and_the_same_ones_again(said_world: Path) -
     """Through the artifacts, as `train` does it."""
     from ilrec_cli import config as configs
     from ilrec_cli.settings import Train
-    from ilrec_cli.stages import _job, _models, _task
+    from ilrec_cli.stages import _backbones, _job, _models, _task
 
     settings = configs.build(
         Train, {"dataset": "Instruments", "work": str(said_world), "tasks": ALL.split(",")}, "train"
     )
     task = _task.decided(settings, rewards=False)
     data, ids = task.parents["data"], task.parents["ids"]
-    opened = _job.equipped(_job.open_backbone(task.settings, data), task.settings, ids)
+    opened = _backbones.equipped(_backbones.open_backbone(task.settings, data), task.settings, ids)
     rows, _ = _job.make_rows(task.settings, data, _models.catalogue(ids, opened.tokenizer), opened.tokenizer)
     assert rows is not None
     assert len(rows) == len(rows.at(1)) == sum(rows.wanted)

@@ -40,6 +40,10 @@ class Batch(NamedTuple):
 
         return Batch(*map(moved, self))
 
+    def fed(self) -> tuple[int, int]:
+        """(prompt tokens, response tokens) of the forward pass, without padding."""
+        return int(self.mask_BS.sum()) - len(self.target_N), len(self.target_N)
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -87,12 +91,12 @@ class Layout:
     pad: int
 
     @classmethod
-    def prompt(cls, tokenizer: Any, template: prompts.Template) -> Layout:
+    def prompt(cls, tokenizer: Any, template: prompts.Template, between: str = prompts.SEPARATOR) -> Layout:
         """`--targets last`: a text prompt, one target after it."""
         start = start_tokens(tokenizer) if template.start else []
         lead = [*start, *tokenizer.encode(template.before, add_special_tokens=False)]
         tail = tokenizer.encode(template.after, add_special_tokens=False)
-        separator = tokenizer.encode(prompts.SEPARATOR, add_special_tokens=False)
+        separator = tokenizer.encode(between, add_special_tokens=False)
         return cls(np.array(lead), np.array(separator), np.array(tail), False, pad_token(tokenizer))
 
     @classmethod

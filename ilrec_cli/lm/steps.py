@@ -14,6 +14,7 @@ from ilrec_cli.batching import share
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.examples import Batch
 from ilrec_cli.lm.model import Loss, Rewards
+from ilrec_cli.lm.responses import Responses
 from ilrec_cli.lm.sharding import Parallel
 from ilrec_cli.lm.terms import REWARDED, Terms
 from ilrec_cli.settings import Train
@@ -37,7 +38,7 @@ class Source(Protocol):
     def rewarded(self, rows: np.ndarray) -> int:
         """How many of its tokens have collaborative rewards: what divides the terms in REWARDED; else never asked."""
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def batch(self, rows: np.ndarray) -> Batch | Responses:
         """What one forward pass sees."""
 
 
@@ -50,6 +51,7 @@ class Updater:
     ):  # fmt: skip
         self.parallel, self.source, self.loss, self.weights = parallel, source, loss, weights
         self.rewards, self.settings = rewards, settings
+        self.fed = np.zeros(2, dtype=np.int64)  # prompt and response tokens of this process
         self.optimizer = make_optimizer(parallel.model, settings.weight_decay)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         # The fused AdamW skips its update, on the device, where `found_inf` is set; it stays set once it was.
@@ -74,6 +76,7 @@ class Updater:
         total = Terms()
         for index, part in enumerate(parts):
             batch = self.source.batch(part) if len(part) else _unsupervised(self.source.batch(rows[:1]))
+            self.fed += batch.fed() if len(part) else (0, 0)
             total = total + self._backward(batch, counts, last=index == len(parts) - 1, logged=logged)
         if parallel.world == 1 and step == 1:
             self._check_counts(total, counts)
@@ -89,11 +92,11 @@ class Updater:
         rewarded = self.source.rewarded(rows) if any(weighted.values()) else 0
         return {name: rewarded if apart else supervised for name, apart in weighted.items()}
 
-    def _backward(self, batch: Batch, counts: dict[str, int], *, last: bool, logged: bool) -> Terms:
+    def _backward(self, batch: Batch | Responses, counts: dict[str, int], *, last: bool, logged: bool) -> Terms:
         """Add the gradient of a micro-batch."""
         parallel = self.parallel
         batch = batch.to(parallel.device)
-        rewards = self.rewards(batch) if self.rewards else None
+        rewards = self.rewards(batch) if self.rewards and isinstance(batch, Batch) else None
         with parallel.accumulating(last=last):
             with parallel.autocast():
                 terms = parallel.module(batch, self.loss, rewards, self.settings.loss_chunk, logged)
@@ -164,8 +167,10 @@ def make_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.A
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.999), fused=True)
 
 
-def _unsupervised(batch: Batch) -> Batch:
+def _unsupervised(batch: Batch | Responses) -> Batch | Responses:
     """The same tokens without a target: what a process without rows of its own runs, so that all stay in step."""
+    if isinstance(batch, Responses):
+        return batch.without_responses()
     return batch._replace(
         **{name: getattr(batch, name)[:0] for name in ("position_N", "target_N", "node_N", "event_N")},
         task_N=None if batch.task_N is None else batch.task_N[:0],

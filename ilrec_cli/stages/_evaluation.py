@@ -27,8 +27,9 @@ from ilrec_cli.metrics import KS, ListCounts
 from ilrec_cli.provenance import provenance
 from ilrec_cli.ranking import LISTED, Rankings
 from ilrec_cli.schemas import TABLES
-from ilrec_cli.stages import _beam_recall, _chunks, _inputs, _protocol, _rankings
+from ilrec_cli.stages import _beam_recall, _chunks, _inputs, _protocol, _rankings, _texts
 from ilrec_cli.stages._summary import Judged, summary
+from ilrec_cli.stages._texts import Written
 from ilrec_cli.stages._workers import Workers
 
 VERSION = 2  # of metrics.json
@@ -36,9 +37,9 @@ COLUMNS = ("items", "scores", "rank", "first", "sharing")  # of a chunk
 
 
 class Opened(NamedTuple):
-    """A model that ranks: (user_B, end_B) -> Rankings; and which identifier each item has."""
+    """A model that ranks: (user_B, end_B) -> Rankings, or with the text it wrote; and which identifier each item has."""
 
-    rank: Callable[[np.ndarray, np.ndarray], Rankings]
+    rank: Callable[[np.ndarray, np.ndarray], Rankings | Written]
     leaf_I: np.ndarray
 
 
@@ -55,11 +56,17 @@ class Plan:
     overwrite: bool = False
     more: dict[str, Any] = field(default_factory=dict)  # what metrics.json says besides
     searched: Path | None = None  # of exact scores: the evaluation whose search they judge
+    others: dict[str, Artifact] = field(default_factory=dict)  # parents besides: collaborative model, encoder
 
     @property
     def folder(self) -> Path:
         """Evaluations lie beside the run's `train` part."""
         return self.model.path.parent / "eval" / _protocol.folder(self.rules)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes free text, which is kept."""
+        return self.rules.get("search") == "free"
 
     @property
     def listed(self) -> int:
@@ -84,7 +91,7 @@ class Plan:
 
     @property
     def parents(self) -> dict[str, Artifact]:
-        return {"run": self.model, "data": self.data}
+        return {"run": self.model, "data": self.data, **self.others}
 
 
 def run(plan: Plan, open_model: Callable[[], Opened], workers: Workers, console: Console) -> dict[str, Any]:
@@ -191,15 +198,16 @@ def _ranked(
                 parts.append(_guarded(plan, model, user_E[rows], end_E[rows]))
                 forward(len(rows))
             back = np.argsort(order, kind="stable")
-            item, score, rank = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
+            item, score, rank, *text = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
             target = target_E[chunk]
             same_leaf = np.where(item >= 0, model.leaf_I[item], -1) == model.leaf_I[target][:, None]
             first = np.where(same_leaf.any(1), same_leaf.argmax(1), -1)
             columns = (item, score.astype(np.float32), rank, first, sharing_I[target])
-            yield index, dict(zip(COLUMNS, columns, strict=True)), time.perf_counter() - started
+            texts = _texts.columns(*text) if text else {}
+            yield index, dict(zip(COLUMNS, columns, strict=True)) | texts, time.perf_counter() - started
 
 
-def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Rankings:
+def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Rankings | Written:
     """Rank a batch. Where memory does not suffice, say so: another search would be another result."""
     try:
         return model.rank(user_B, end_B)
@@ -234,12 +242,18 @@ def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
         rank_E, first_E, sharing_E = (np.concatenate(column) for column in zip(*columns, strict=True))
         judged = Judged(user_E, rank_E, first_E, sharing_E, popularity_I[target_E], end_E)
         ambiguity = {"ambiguous_targets": int((sharing_E > 1).sum())} if plan.kind == "run" else {}
+        chunks = enumerate(_chunks.split(len(event_E), plan.batch_size))
+        written = (
+            _texts.write(aside, event_E, (_loaded(scratch, index, chunk)[0] for index, chunk in chunks))
+            if plan.writes
+            else {}
+        )
         judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.answered(plan.ks))
         artifacts.write_json(
             aside / "metrics.json",
             {"version": VERSION, "protocol": plan.rules, "ks": list(plan.ks), "events": len(event_E),
              "users": len(np.unique(user_E)), **summary(judged, plan.ks, ambiguity=plan.kind == "run"),
-             "lists": counts.metrics(popularity_I), **ambiguity, **plan.more, **judgement},
+             "lists": counts.metrics(popularity_I), **ambiguity, **plan.more, **written, **judgement},
         )  # fmt: skip
         artifacts.write_text(aside / "log.jsonl", "".join(json.dumps(line) + "\n" for line in [*lines, pace]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ilrec_cli.cf._common import Facts
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone
 from ilrec_cli.lm.examples import Catalogue, Layout
+from ilrec_cli.lm.guidance import Guide
 from ilrec_cli.lm.heads import open_heads
 from ilrec_cli.lm.model import final_norm
 from ilrec_cli.lm.rank import Ranker
@@ -86,6 +88,14 @@ def trained_layout(run: Artifact, template: int = 0) -> Layout:
     return found[template]
 
 
+def vectors(ids: Artifact) -> Callable[[], np.ndarray] | None:
+    """What reads the vectors that identifiers were made from; None where they keep none."""
+    from safetensors.numpy import load_file
+
+    path = ids.path / "embeddings.safetensors"
+    return (lambda: np.asarray(load_file(path)["embeddings"])) if path.is_file() else None
+
+
 def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:
     """Over what probabilities are to sum to one: as asked, or as trained; `UserError` where that was never trained."""
     trained: Normalize = run.config.get("vocab_scope", "vocab")
@@ -99,7 +109,7 @@ def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:
 
 def open_ranker(
     run: Artifact, ids: Artifact, data: Artifact, *, device: torch.device, dtype: torch.dtype, beams: int,
-    normalize: Normalize | None = None, exit_layer: int | None = None, template: int = 0,
+    normalize: Normalize | None = None, exit_layer: int | None = None, template: int = 0, guide: Guide | None = None,
 ) -> Ranker:  # fmt: skip
     """A trained language model with its catalogue and layout."""
     opened = backbone.open_saved(run.path / "model", dtype)
@@ -110,5 +120,5 @@ def open_ranker(
     heads = None if exit_layer is None else open_heads(run.path, final_norm(backbone.causal_lm(model)))
     return Ranker(
         model, items, layout, popularity, beams=beams, normalize=trained_scope(run, normalize), exit_layer=exit_layer,
-        heads=heads,
+        heads=heads, guide=guide,
     )  # fmt: skip

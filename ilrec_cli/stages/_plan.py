@@ -20,7 +20,7 @@ from ilrec_cli.lm.budget import Pass, Shape
 from ilrec_cli.lm.examples import Catalogue, Examples
 from ilrec_cli.lm.task_rows import TaskRows
 from ilrec_cli.settings import Plan
-from ilrec_cli.stages import _job, _models, _tasks
+from ilrec_cli.stages import _backbones, _job, _models, _tasks
 from ilrec_cli.stages._job import Task
 from ilrec_cli.trie import ItemTrie
 
@@ -55,8 +55,8 @@ def open_shapes(task: Task, device: str = "meta") -> Backbone:
     """The backbone without weights; with random ones on a real device. A tiny one is made as `train` makes it."""
     settings = task.settings
     if backbone.is_tiny(settings.backbone):
-        return _job.open_backbone(settings, task.parents["data"])
-    return shapes.skeleton(settings.backbone, _job.weight_dtype(settings), device)
+        return _backbones.open_backbone(settings, task.parents["data"])
+    return shapes.skeleton(settings.backbone, _backbones.weight_dtype(settings), device)
 
 
 def open_examples(task: Task, opened: Backbone) -> Examples | TaskRows:
@@ -137,13 +137,12 @@ def estimate(task: Task, found: Traffic) -> Estimate:
     phase = next((phase for phase in task.method.phases(task.options) if phase.data == "next_item"), None)
     if phase is None:
         raise UserError(f"ilrec plan knows phases on the next-item task, and '{settings.method}' has none")
-    opened = _job.equipped(open_shapes(task), settings, task.parents["ids"])
+    opened = _backbones.equipped(open_shapes(task), settings, task.parents["ids"])
     model = _job.supervised(task, opened, _models.catalogue(task.parents["ids"], opened.tokenizer))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = budget.without_data(model, mode)
-    module, _, function = phase.loss.partition(":")
     how = Pass(
-        loss=getattr(plugins.part(task.method, module), function)(task.options),
+        loss=plugins.named(task.method, phase.loss)(task.options),
         weights=phase.weights or task.method.weights(task.options),
         chunk=settings.loss_chunk,
         dtype=settings.dtype,

@@ -11,7 +11,7 @@ from ilrec_cli import artifacts
 from ilrec_cli.console import Console
 from ilrec_cli.json_log import read_log
 from ilrec_cli.settings import Report
-from ilrec_cli.stages import _evaluation, _inputs
+from ilrec_cli.stages import _evaluation, _inputs, _protocol
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def collect(config: Report, data_digest: str, console: Console) -> Groups:
                 if not artifacts.exists(folder):
                     continue
                 done = artifacts.read(folder, "eval")
-                if done.manifest["parents"] != {"run": manifest["digest"], "data": data_digest}:
+                if not done.manifest["parents"].items() >= {"run": manifest["digest"], "data": data_digest}.items():
                     continue
                 result = done.json("metrics.json")
                 if result.get("version") != _evaluation.VERSION:
@@ -82,7 +82,7 @@ def collect(config: Report, data_digest: str, console: Console) -> Groups:
                 if result["protocol"].get("template"):  # one of many prompts: evaluate tells their mean
                     continue
                 made_by = manifest["config"][_inputs.MADE_BY[kind]]
-                row = Row(name, name, made_by, _search(result["protocol"]), result, train, folder, manifest)
+                row = Row(name, name, made_by, _protocol.words(result["protocol"]), result, train, folder, manifest)
                 groups.setdefault(_title(result), []).append(row)
     if outdated:
         console.warn(
@@ -119,17 +119,6 @@ def cost(row: Row) -> dict[str, Any]:
         for key, source in (("seconds", "seconds"), ("steps", "step"), ("epochs", "epoch"))
         if source in last
     }
-
-
-def _search(rules: dict[str, Any]) -> str:
-    search = f"beam {rules['beams']}, {rules['normalize']}" if "beams" in rules else "every item scored"
-    if rules.get("search") == "exact":
-        search = f"every item scored, {rules['normalize']}"
-    if "exit_layer" in rules:
-        search += f", layer {rules['exit_layer']}"
-    if rules.get("dtype", "float32") != "float32":
-        search += f", {rules['dtype']}"
-    return search
 
 
 def _title(result: dict[str, Any]) -> str:

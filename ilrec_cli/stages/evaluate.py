@@ -18,7 +18,7 @@ from ilrec_cli.metrics import KS, REPORTED
 from ilrec_cli.ranking import MOST_BEAMS
 from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
-from ilrec_cli.stages import _chunks, _evaluation, _inputs, _models, _protocol, _rankers, _templates, _workers
+from ilrec_cli.stages import _chunks, _evaluation, _free, _inputs, _models, _protocol, _rankers, _templates, _workers
 from ilrec_cli.stages._evaluation import Opened, Plan
 from ilrec_cli.stages._workers import Workers
 
@@ -44,6 +44,9 @@ def run(config: Evaluate) -> dict[str, Any]:
     results: dict[str, Found] = {}
     more: dict[str, dict[str, Any]] = {"exit_layers": {}, "exact": {}}
     for label, job in jobs.items():
+        if isinstance(job, _free.Asked):
+            results[label] = _free.evaluate(job, workers, console)
+            continue
         every = [_evaluated(plan, job, workers, console) for plan in job.plans]
         pairs = list(zip(job.plans, every, strict=True))
         results[label] = _templates.mean(pairs, workers, console) if job.averaged else every[-1]
@@ -54,6 +57,8 @@ def run(config: Evaluate) -> dict[str, Any]:
     events = next(iter(results.values()))["events"]
     _tell(config, results, more["exact"], console)
     metrics = {name: found["metrics"] for name, found in results.items()}
+    for key in ("texts", "adjustment"):
+        more[key] = {name: found[key] for name, found in results.items() if key in found}
     return {"events": events, "metrics": metrics, **{key: each for key, each in more.items() if each}}
 
 
@@ -61,16 +66,20 @@ def _evaluated(plan: Plan, job: Job, workers: Workers, console: Console) -> Foun
     return _evaluation.run(plan, lambda: job.opened(plan, workers.device), workers, console)
 
 
-def _jobs(config: Evaluate, data: Artifact, console: Console) -> dict[str, Job]:
+def _jobs(config: Evaluate, data: Artifact, console: Console) -> dict[str, Job | _free.Asked]:
     """What is to be done, by the models' names. Whatever can be refused is refused here, before anything is ranked."""
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, Job | _free.Asked] = {}
     for path, kind in _chosen(config, data, console):
         model = artifacts.read(path, kind)
         model.require_parent(data, "data")
         label = model.name if model.name not in jobs else f"{model.name} ({KINDS[kind][0]})"
         _refuse(config, model, kind, data)
-        jobs[label] = (_collaborative if kind == "cf" else _language)(config, model, data)
-        console.detail(f"{label}: {len(jobs[label].plans[0].events[0]):,} events")  # a split without any is refused
+        if kind == "run" and config.decode == "free":
+            jobs[label] = _free.asked(config, model, data, _ks(config))
+            continue
+        job = (_collaborative if kind == "cf" else _language)(config, model, data)
+        console.detail(f"{label}: {len(job.plans[0].events[0]):,} events")  # a split without any is refused
+        jobs[label] = job
     return jobs
 
 
@@ -104,6 +113,8 @@ def _refuse(config: Evaluate, model: Artifact, kind: str, data: Artifact) -> Non
             f"--seen-items removed: '{model.name}' is a language model, whose search finds {config.beams} items, seen ones "
             "among them. Choose collaborative models with --run"
         )
+    if config.decode == "free":
+        return
     if longest > config.beams:
         raise UserError(
             f"--ks {longest}: the search for '{model.name}' has {config.beams} beams. Raise --beams to {longest}"
@@ -127,6 +138,8 @@ def _language(config: Evaluate, model: Artifact, data: Artifact) -> Job:
     """The last layer, the chosen one or all; and where asked for, exact scores that judge the search of the last."""
     ids = _inputs.ids_of_run(config, model, data)
     config = replace(config, normalize=_models.trained_scope(model, config.normalize))
+    guide = {} if config.cf_guidance is None else {"cf": _inputs.read_cf(config, data, config.cf)}
+    config = replace(config, cf=guide["cf"].name) if guide else config
     layers = _layers(config, model)
     rules = [_protocol.of_lm(config, exit_layer=layer, template=config.template) for layer in layers]
     _models.trained_layout(model, config.template)
@@ -134,7 +147,9 @@ def _language(config: Evaluate, model: Artifact, data: Artifact) -> Job:
         count = len(_models.trained_layouts(model))
         rules = [_protocol.of_lm(config, template=number) for number in range(count)]
     ks, made = tuple(k for k in _ks(config) if k <= config.beams), {"method": model.config["method"]}
-    plans = [Plan(model, data, each, "run", ks, config.batch_size, config.overwrite, made) for each in rules]
+    plans = [
+        Plan(model, data, each, "run", ks, config.batch_size, config.overwrite, made, others=guide) for each in rules
+    ]
     exact = None
     if config.exact is not None:
         rule = _protocol.exact(rules[-1], config.exact, config.seed)
@@ -186,6 +201,12 @@ def _tell(config: Evaluate, results: dict[str, Found], exact: dict[str, Found], 
         console.say(
             f"\nA search with {config.beams} beams finds {config.beams} identifiers: no metrics beyond @{config.beams}"
         )
+    for name, found in results.items():
+        if "texts" in found:
+            console.say(
+                f"\n{name}: of its texts {found['texts']['titles']:.4f} are the title of an item, {found['texts']['distinct']:.4f} "
+                "are different"
+            )
     for name, found in exact.items():
         console.say(
             f"\n{name}: of the {found['users']:,} users' best items by exact scores, the search found "

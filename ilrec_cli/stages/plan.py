@@ -10,7 +10,7 @@ from ilrec_cli import devices
 from ilrec_cli.console import Console
 from ilrec_cli.lm.guessed import GuessedTokenizer
 from ilrec_cli.settings import Plan
-from ilrec_cli.stages import _inputs, _job, _models, _plan, _timing
+from ilrec_cli.stages import _backbones, _inputs, _models, _plan, _timing
 from ilrec_cli.stages import _task as tasks
 from ilrec_cli.stages._job import Task
 from ilrec_cli.stages._plan import Estimate, Traffic
@@ -27,7 +27,7 @@ def run(config: Plan) -> dict[str, Any]:
     console = Console.of(config)
     task = tasks.decided(config, rewards=config.measure)
     settings: Any = task.settings
-    opened = _job.equipped(_plan.open_shapes(task), settings, task.parents["ids"])
+    opened = _backbones.equipped(_plan.open_shapes(task), settings, task.parents["ids"])
     examples = _plan.open_examples(task, opened)
     most = _plan.children(task, _models.catalogue(task.parents["ids"], opened.tokenizer))
     found = _plan.traffic(examples, settings, most)
@@ -96,7 +96,7 @@ def _advise(task: Task, found: Traffic, room: int, most: int, console: Console) 
     for tried in _plan.smaller(settings, max(shape.positions for shape in found.shapes)):
         other = _plan.plan_of(task, tried)
         if (tried.micro_batch, tried.devices) != (settings.micro_batch, settings.devices):
-            opened = _job.equipped(_plan.open_shapes(other), tried, task.parents["ids"])
+            opened = _backbones.equipped(_plan.open_shapes(other), tried, task.parents["ids"])
             found = _plan.traffic(_plan.open_examples(other, opened), tried, most)
         needed = _plan.estimate(other, found)
         if with_reserve(needed.total) <= room:

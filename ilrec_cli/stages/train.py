@@ -13,7 +13,7 @@ from ilrec_cli import artifacts, folders
 from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.interrupt import Stopped
-from ilrec_cli.lm import backbone
+from ilrec_cli.lm import backbone, cost
 from ilrec_cli.lm.loop import Progress
 from ilrec_cli.lm.phases import run_phases
 from ilrec_cli.settings import Train
@@ -49,8 +49,11 @@ def run(config: Train) -> dict[str, Any]:
             layers = {"candidate_layers": list(model.inner_layers)} if model.inner_layers else {}
             artifacts.write_json(
                 folder / "layout.json",
-                prepared.examples.layout.as_dict() | layers | _tasks.record(config, prepared.backbone.tokenizer),
+                prepared.examples.layout.as_dict()
+                | layers
+                | _tasks.record(config, prepared.backbone.tokenizer, task.parents.get("from")),
             )
+            _write_costs(folder, task, progress)
             if model.layer_heads is not None:
                 model.layer_heads.save(folder)
             _run_folder.finish(folder, task)
@@ -69,6 +72,18 @@ def _train(prepared: Prepared, task: Task, folder: Path, console: Console) -> Pr
         return run_phases(
             prepared.phases, folder, identity, console, parallel=prepared.parallel, resume=task.settings.resume
         )
+
+
+def _write_costs(folder: Path, task: Task, progress: Progress) -> None:
+    """cost.json: a row for every phase, those of the run that this one starts from before them, and sums."""
+    before: list[dict[str, Any]] = []
+    if "from" in task.parents and (task.parents["from"].path / "cost.json").is_file():
+        found = task.parents["from"].json("cost.json")
+        before = found["before"] + found["phases"]
+    artifacts.write_json(
+        folder / "cost.json",
+        {"before": before, "phases": progress.costs, "total": cost.total(before + progress.costs)},
+    )
 
 
 def _describe(prepared: Prepared, settings: Train, console: Console) -> None:
