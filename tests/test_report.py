@@ -376,3 +376,24 @@ def test_a_heat_map_needs_every_combination() -> None:
     (drawing,) = _report_sensitivity.draw("s", rows)
     assert drawing.description == "NDCG@10 by alpha and beta", "its curves would say the same again"
     assert _report_sensitivity.planes(rows[1:]) == []
+
+
+def test_costs_are_those_on_record(tmp_path: Path) -> None:
+    phase = {"epochs": 2, "steps": 20, "seconds": 61.23, "generated": 640, "prompt_tokens": 12_345}
+    recorded = {"before": [phase], "phases": [phase], "total": {key: 2 * value for key, value in phase.items()}}
+    (tmp_path / "cost.json").write_text(json.dumps(recorded))
+    with_cost, without = replace(run("spin", 0.1), train=tmp_path), run("plain", 0.1)
+    table = _report_tables.costs([with_cost, without])
+    assert table is not None
+    assert [column.title for column in table.columns] == [
+        "run",
+        "made by",
+        "seconds",
+        "epochs",
+        "steps",
+        "generated",
+        "phases",
+        "prompt tokens",
+    ]
+    assert table.rows == [["spin", "sft", 122, 4, 40, 1280, 2, 24690]]
+    assert _report_tables.costs([without]) is None
