@@ -10,6 +10,7 @@ from ilrec_cli.stages._html import GREY, Drawing
 from ilrec_cli.stages._report_rows import Row
 
 BARS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
+MOST_BARS = 12
 TERMS = {"loss": "total loss", "cpo": "L_CPO (eq. 7)", "cpd": "L_CPD (eq. 8)", "crr": "L_CRR (eq. 11)",
          "ce": "cross-entropy", "valid_ndcg@10": "validation NDCG@10"}  # fmt: skip
 NEGATIVES = {"negatives": "negatives a position", "no_negatives": "positions without any", "sibling_penalty": "penalty on siblings",
@@ -23,7 +24,8 @@ Colours = Mapping[str, str]
 
 
 def bars(name: str, rows: Sequence[Row], colours: Colours) -> Drawing:
-    """Metrics as bars with their intervals: a group per metric, a bar per model."""
+    """Metrics as bars with their intervals: a group per metric, a bar per model; of many models the best."""
+    every, rows = len(rows), rows[-MOST_BARS:]  # rows are in ascending order, collaborative models first
     figure, (axis,) = _html.figure(rows=1, columns=1, height=3.2)
     _html.grouped_bars(axis, BARS, {row.label: [row.metrics.get(each) for each in BARS] for row in rows}, colours)
     width = 0.8 / len(rows)
@@ -36,7 +38,8 @@ def bars(name: str, rows: Sequence[Row], colours: Colours) -> Drawing:
     found = "; ".join(f"{row.label} {row.metrics['ndcg@10']:.4f}" for row in rows if "ndcg@10" in row.metrics)
     return Drawing(
         name,
-        "Lines: 95 % intervals, bootstrap over users.",
+        "Lines: 95 % intervals, bootstrap over users."
+        + (f" The last {len(rows)} rows of {every}." if every > len(rows) else ""),
         f"Bars of {', '.join(BARS)} for every model. NDCG@10: {found}",
         figure,
     )
