@@ -326,6 +326,26 @@ def test_watch_writes_again_when_something_changed_and_says_so(
     assert '<meta http-equiv="refresh"' in (reported / "report.html").read_text()
 
 
+def test_a_search_for_few_items_has_gaps_and_is_not_compared(trained: Path, tmp_path: Path, ilrec: Run) -> None:
+    import shutil
+
+    for folder in ("data", "ids/text", "cf/popularity", "runs/sft"):
+        shutil.copytree(trained / "toy" / folder, tmp_path / "toy" / folder)
+    shutil.rmtree(tmp_path / "toy" / "runs" / "sft" / "eval", ignore_errors=True)
+    common = ["--dataset", "toy", "--work", str(tmp_path)]
+    cli.invoke(["evaluate", *common, "--quiet", "--run", "sft,popularity", "--beams", "5"])
+    result = ilrec("report", *common)
+    assert result.code == 0, result.err
+    shown = {cells[0][0]: [cell[0] for cell in cells[2:]] for cells in Cells((tmp_path / "toy" / "report.html").read_text()).rows
+             if cells and len(cells) == 2 + len(REPORTED)}  # fmt: skip
+    metrics = json.loads(
+        (tmp_path / "toy" / "runs" / "sft" / "eval" / "test-full-beam5-vocab" / "metrics.json").read_text()
+    )["metrics"]
+    assert "hit@10" not in metrics
+    assert shown["sft"] == [f"{metrics[name]:.4f}" if name in metrics else "-" for name in REPORTED]
+    assert "Is it real" not in (tmp_path / "toy" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -182,9 +182,10 @@ class Maker:
 
     def _examples(self, rows: Sequence[Row]) -> None:
         rows = [row for row in rows if row.is_ranked]
-        models = [row for row in rows if row.is_lm] or rows
+        long = [row for row in rows if _report_tables.is_paired(row)]
+        models = [row for row in long if row.is_lm] or long
         if not models:
-            self.missing.append("hits and misses: no evaluation has lists")
+            self.missing.append("hits and misses: no evaluation has lists of 10")
             return
         main = max(models, key=lambda row: row.metrics.get("ndcg@10", 0.0))
         found = _examples.examples(self.data, rows, main)

@@ -65,7 +65,7 @@ def slices(name: str, rows: Sequence[Row], colours: Colours) -> Drawing | None:
 
 
 def _points(axis: Any, found: Mapping[str, Any], parts: Sequence[str], shift: float, style: dict[str, Any]) -> None:
-    places = [place for place, part in enumerate(parts) if part in found]
+    places = [place for place, part in enumerate(parts) if "ndcg@10" in found.get(part, {}).get("metrics", {})]
     means = [found[parts[place]]["metrics"]["ndcg@10"] for place in places]
     axis.plot([place + shift for place in places], means, "o", markersize=4, **style)
     for place in places:
