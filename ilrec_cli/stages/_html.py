@@ -87,6 +87,7 @@ def figure(*, rows: int, columns: int, height: float) -> tuple[Any, list[Any]]:
         axis.set_facecolor("none")
         axis.tick_params(colors=GREY, labelsize=8, which="both")
         axis.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
         axis.title.set_color(GREY)
         axis.xaxis.label.set_color(GREY)
         for side, spine in axis.spines.items():

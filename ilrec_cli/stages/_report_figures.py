@@ -140,7 +140,7 @@ def _panels(
     return Drawing(name, "", f"{what} of {', '.join(drawn)}: {', '.join(wanted[key] for key in shown)}", figure)
 
 
-def _legend(figure: Any, axes: Sequence[Any], columns: int = 3) -> None:
+def _legend(figure: Any, axes: Sequence[Any], columns: int = 4) -> None:
     handles, labels = _html.legend(axes)
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), fontsize=8, frameon=False,
                   labelcolor=GREY)  # fmt: skip
