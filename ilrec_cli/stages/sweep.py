@@ -94,7 +94,7 @@ class _Sweep:
         settings = {field.name for field in configs.fields(Train)}
         above = {key: value for key, value in changed.items() if key in settings}
         options = self.base_options | {key: value for key, value in changed.items() if key not in settings}
-        return {"dataset": self.config.dataset, **self.base, **above, **({"options": options} if options else {})}
+        return {**self.base, "dataset": self.config.dataset, **above, **({"options": options} if options else {})}
 
     def trial(self, drawn: dict[str, Any]) -> Trial:
         """A trial with every open setting decided; `UserError` where it cannot be."""
