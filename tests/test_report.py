@@ -134,6 +134,7 @@ def check_latex(text: str) -> None:
         for line in (line for line in body.splitlines() if line.endswith(r"\\")):
             assert len(re.findall(r"(?<!\\)&", line)) == len(shape) - 1
         assert re.findall(r"\\(toprule|midrule|bottomrule)", body) == ["toprule", "midrule", "bottomrule"]
+    assert all(ord(sign) < 0x100 for sign in text), "a sign that pdflatex's fonts may lack"
     plain = re.sub(r"\\label\{[^}]*\}|\$\\Delta\$|\\.", "", text)
     assert not re.search(r"[%#_^~$]", plain)
 
