@@ -30,7 +30,7 @@ def shipped(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def assert_ships_the_winner(name: str, rows: list[dict[str, Any]]) -> None:
-    won = tune_cf.best_first(rows)[0]
+    won = _search.best_first(rows)[0]
     identity, (settings, options) = won["identity"], shipped(name)
     assert "failed" not in won
     assert (identity["dataset"], identity["limit_users"], identity["max_steps"]) == ("Instruments", None, None)
