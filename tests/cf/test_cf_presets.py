@@ -13,7 +13,7 @@ from ilrec_cli import cli, plugins, presets
 from ilrec_cli import config as configs
 from ilrec_cli.json_log import read_log
 from ilrec_cli.settings import TrainCf
-from ilrec_cli.stages import _cf, tune_cf
+from ilrec_cli.stages import _cf, _search, tune_cf
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 BUDGET = {"epochs", "patience"}  # of a trial, not of a preset
