@@ -88,7 +88,7 @@ def _source(config: Export) -> Source:
         raise UserError(f"--run {config.run} is a collaborative model; export writes language models: see --run")
     found = artifacts.read(path, kind)
     found.require_parent(data, "data")
-    layout = Layout.from_dict(found.json("layout.json"))
+    layout = _models.trained_layout(found)
     return Source(found, _inputs.ids_of_run(config, found, data), data, layout)
 
 
