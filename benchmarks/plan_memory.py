@@ -20,7 +20,7 @@ from ilrec_cli import config as configs
 from ilrec_cli.batching import epoch_batches
 from ilrec_cli.lm.steps import Updater
 from ilrec_cli.settings import Plan
-from ilrec_cli.stages import _job, _plan
+from ilrec_cli.stages import _backbones, _job, _models, _plan
 from ilrec_cli.stages import _task as tasks
 
 SMALL = {"epochs": 1, "batch_size": 16, "quiet": True}
@@ -77,9 +77,11 @@ def write_config(folder: Path, rows: int, width: int, layers: int) -> None:
 
 
 def plan(task: Any) -> int:
-    opened = _job.equipped(_plan.open_shapes(task), task.settings, task.parents["ids"])
+    opened = _backbones.equipped(_plan.open_shapes(task), task.settings, task.parents["ids"])
     examples = _plan.open_examples(task, opened)
-    found = _plan.traffic(examples, task.settings, _plan.children(task, examples.catalogue))
+    found = _plan.traffic(
+        examples, task.settings, _plan.children(task, _models.catalogue(task.parents["ids"], opened.tokenizer))
+    )
     memory = _plan.estimate(task, found).memory
     return memory.total() - memory["weights"]
 

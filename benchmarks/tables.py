@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ilrec_tables
+import preference_tables
 from _common import RESULTS, markdown
 
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10")
@@ -35,6 +36,7 @@ def tables() -> dict[str, str]:
         "plan_memory": plan_memory(),
         "train_step": train_step(),
         **ilrec_tables.tables(),
+        **preference_tables.tables(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
         **({"peer": peer()} if (RESULTS / "sasrec-vs-recbole.json").exists() else {}),
         **({"million": million()} if (RESULTS / "cf-million.json").exists() else {}),

@@ -28,7 +28,7 @@ FORMAT = 1
 OLDEST_FORMAT = 1
 # Larger files (weights of an 8B model) are checked by size alone: hashing them would take longer than loading them.
 HASH_LIMIT = 256 << 20
-OUTSIDE_DIGEST = {"manifest.json", "provenance.json", "log.jsonl"}
+OUTSIDE_DIGEST = {"manifest.json", "provenance.json", "log.jsonl", "cost.json"}
 SCRATCH = "checkpoints"  # a folder that is no part of a finished artifact
 
 

@@ -137,7 +137,7 @@ def _group(name: str, panel: str) -> typer.Typer:
 
 def _parameters(field: Field) -> list[inspect.Parameter]:
     """The flag of a field; for a switch also its hidden opposite, which undoes what a file says."""
-    flag = "--" + field.name.replace("_", "-")
+    flag = "--" + field.name.rstrip("_").replace("_", "-")  # a name that Python reserves ends in _
     text = (
         field.help
         if field.default in (None, (), {}) or field.required

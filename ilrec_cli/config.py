@@ -69,6 +69,7 @@ def fields(cls: type) -> list[Field]:
 def build(cls: type[C], values: dict[str, Any], where: str) -> C:
     """An instance from loosely typed values (YAML, flags, `-o key=value`); errors name `where`, key, got, expected."""
     known = {field.name: field for field in fields(cls)}
+    values = {key if key in known or f"{key}_" not in known else f"{key}_": value for key, value in values.items()}
     for key in values:
         if key not in known:
             listed = f"Known: {', '.join(known)}" if known else "It has none"
@@ -162,13 +163,13 @@ def _coerce(value: Any, field: Field, where: str) -> Any:
     if value is None and _optional(field.type):
         return None
     if field.choices:
-        spelled = {choice.replace("-", "_"): choice for choice in field.choices}  # - and _ are the same
-        if str(value).replace("-", "_") not in spelled:
+        spelled = {plugins.canonical(choice): choice for choice in field.choices}  # - and _ are the same
+        if plugins.canonical(str(value)) not in spelled:
             listed = ", ".join(field.choices)
             raise UserError(
                 f"{where}: {field.name} is '{value}', expected one of {listed}.{nearest(str(value), field.choices)}"
             )
-        return spelled[str(value).replace("-", "_")]
+        return spelled[plugins.canonical(str(value))]
     if typing.get_origin(field.type) is tuple and isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     from pydantic import TypeAdapter, ValidationError

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ilrec_cli.errors import UserError, nearest
 
+ALIASES = {"sdpo": "s_dpo"}  # other names of plug-ins
 FOLDERS = {"methods": "training method", "datasets": "dataset source", "cf": "collaborative model", "ids": "ID scheme"}
 
 
@@ -19,7 +21,7 @@ def names(folder: str) -> list[str]:
     """Every plug-in of a folder, sorted.
 
     >>> names("methods")
-    ['ilrec', 'sft']
+    ['dpo', 'ilrec', 'rosepo', 's_dpo', 'sft', 'sprec']
     """
     root = Path(__file__).parent / folder
     return sorted(entry.name for entry in root.iterdir() if (entry / "__init__.py").exists() and entry.name[0] != "_")
@@ -28,9 +30,22 @@ def names(folder: str) -> list[str]:
 def load(folder: str, name: str) -> ModuleType:
     """The light module of a plug-in. `-` and `_` in names are the same."""
     known = names(folder)
-    if name.replace("-", "_") not in known:
+    if canonical(name) not in known:
         raise UserError(f"unknown {FOLDERS[folder]} '{name}'; choose from {', '.join(known)}.{nearest(name, known)}")
-    return importlib.import_module(f"ilrec_cli.{folder}.{name.replace('-', '_')}")
+    return importlib.import_module(f"ilrec_cli.{folder}.{canonical(name)}")
+
+
+def canonical(name: str) -> str:
+    """The name of its folder: `-` and `_` are the same, and some have aliases."""
+    plain = name.replace("-", "_")
+    return ALIASES.get(plain, plain)
+
+
+def named(plugin: ModuleType, reference: str) -> Any:
+    """What "module:name" stands for in a plug-in; "_module:name" is in a module that the plug-ins of its folder share."""
+    module, _, name = reference.partition(":")
+    home = plugin.__name__.rpartition(".")[0] if module.startswith("_") else plugin.__name__
+    return getattr(importlib.import_module(f"{home}.{module}"), name)
 
 
 def part(plugin: ModuleType, module: str) -> ModuleType:

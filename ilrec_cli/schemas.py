@@ -14,6 +14,8 @@ TABLES: dict[str, tuple[int, pa.Schema]] = {
     "sequences": (1, pa.schema({"user": pa.int32(), "items": _ids})),
     "splits": (1, pa.schema({"event": pa.int32(), "user": pa.int32(), "end": pa.int32(), "split": pa.string()})),
     "candidates": (1, pa.schema({"event": pa.int32(), "items": _ids})),
+    # Queries are for the item, one of the user's training part; -1 where there are none.
+    "said": (1, pa.schema({"user": pa.int32(), "item": pa.int32(), "preferences": pa.list_(pa.string()), "queries": pa.list_(pa.string())})),
     "item_ids": (2, pa.schema({"item": pa.int32(), "raw_id": pa.string(), "codes": _ids, "tokens": pa.list_(pa.string())})),
     # first: place of the first listed item that has the target's identifier (-1: none); sharing: how many items have it.
     "rankings": (2, pa.schema({"event": pa.int32(), "user": pa.string(), "target": pa.string(), "rank": pa.int32(),

@@ -23,13 +23,15 @@ class Raw(NamedTuple):
     """`interactions` may have a column `split` ("train", "valid", "test", or nothing: shown as history only).
 
     `ticks` are the timestamps' units a second, None where they are no times but places in a sequence. `candidates`
-    (test event's user, candidate item ids) come from sources that publish them.
+    (test event's user, candidate item ids) come from sources that publish them, and so does what users `said` (user,
+    preferences, and queries for an item).
     """
 
     interactions: Log
     items: pl.DataFrame
     ticks: int | None = 1
     candidates: pl.DataFrame | None = None
+    said: pl.DataFrame | None = None
 
     def clock(self) -> Clock | None:
         """How numbers and dates become the log's times; None where it has none."""

@@ -84,15 +84,15 @@ def save(model: Any, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def attach(model: Any, folder: Path) -> Any:
-    """What `save` wrote, on a base whose embeddings have their rows already; frozen."""
+def attach(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """What `save` wrote, on a base whose embeddings have their rows already; frozen unless it is to be trained on."""
     from peft import LoraConfig, get_peft_model
     from peft.utils import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     config = LoraConfig.from_pretrained(folder)
     indices, config.trainable_token_indices = config.trainable_token_indices, None
-    config.inference_mode = True
+    config.inference_mode = not trainable
     tensors = load_file(str(folder / WEIGHTS))
     rows = {name: tensors.pop(name) for name in list(tensors) if name.endswith(SUFFIX)}
     with torch.random.fork_rng(), _calm():
@@ -105,7 +105,8 @@ def attach(model: Any, folder: Path) -> Any:
         saved = rows.pop(PREFIX + name + SUFFIX, None)
         absent += [name] if saved is None else []
         if saved is not None:
-            rows_nD.requires_grad_(False).copy_(saved)
+            rows_nD.detach().copy_(saved)
+            rows_nD.requires_grad_(trainable)
     if absent or rows or result.unexpected_keys:
         raise UserError(
             f"{folder}: the adapter is not of this base ({(absent or [*rows, *result.unexpected_keys])[0]})"

@@ -169,8 +169,13 @@ def saved_base(folder: Path) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
-def open_saved(folder: Path, dtype: torch.dtype, *, as_trained: bool = True) -> Backbone:
-    """What `save` wrote. `as_trained=False` puts the adapter of a quantised base on the base's own weights."""
+def open_saved(
+    folder: Path, dtype: torch.dtype, *, as_trained: bool = True, trainable: bool = False
+) -> Backbone:  # fmt: skip
+    """What `save` wrote. `as_trained=False` puts the adapter of a quantised base on the base's own weights.
+
+    An adapter is frozen unless it is to be `trainable`.
+    """
     tok = saved_tokenizer(folder)
     kept = saved_base(folder)
     if kept is None:
@@ -178,4 +183,6 @@ def open_saved(folder: Path, dtype: torch.dtype, *, as_trained: bool = True) -> 
     quantize = kept.get("quantize", "none") if as_trained else "none"
     base = load(kept["base"], dtype, quantize)
     item_rows.grow(base.model, kept["rows"], kept["old_rows"])
-    return Backbone(adapters.attach(base.model, folder), tok, kept["base"], kept["old_rows"], quantize)
+    return Backbone(
+        adapters.attach(base.model, folder, trainable=trainable), tok, kept["base"], kept["old_rows"], quantize
+    )

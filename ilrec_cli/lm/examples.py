@@ -28,12 +28,21 @@ class Batch(NamedTuple):
     node_N: Tensor  # trie node before each supervised token
     event_N: Tensor  # which of the M targets each supervised token belongs to
     history_MT: Tensor  # the items shown before each target, right-padded with -1
+    task_N: Tensor | None = None  # number of the task of each supervised token, where there are several
 
     def to(self, device: torch.device) -> Batch:
         """On the device; a GPU copies from pinned memory while the host goes on."""
-        if device.type != "cuda":
-            return Batch(*(part.to(device) for part in self))
-        return Batch(*(part.pin_memory().to(device, non_blocking=True) for part in self))
+
+        def moved(part: Any) -> Any:
+            if part is None or device.type != "cuda":
+                return part if part is None else part.to(device)
+            return part.pin_memory().to(device, non_blocking=True)
+
+        return Batch(*map(moved, self))
+
+    def fed(self) -> tuple[int, int]:
+        """(prompt tokens, response tokens) of the forward pass, without padding."""
+        return int(self.mask_BS.sum()) - len(self.target_N), len(self.target_N)
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,8 @@ class Layout:
     @classmethod
     def prompt(cls, tokenizer: Any, template: prompts.Template) -> Layout:
         """`--targets last`: a text prompt, one target after it."""
-        lead = [*start_tokens(tokenizer), *tokenizer.encode(template.before, add_special_tokens=False)]
+        start = start_tokens(tokenizer) if template.start else []
+        lead = [*start, *tokenizer.encode(template.before, add_special_tokens=False)]
         tail = tokenizer.encode(template.after, add_special_tokens=False)
         separator = tokenizer.encode(prompts.SEPARATOR, add_special_tokens=False)
         return cls(np.array(lead), np.array(separator), np.array(tail), False, pad_token(tokenizer))
@@ -169,6 +179,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.windows)
 
+    def at(self, epoch: int) -> Examples:
+        """The same in every epoch."""
+        return self
+
     def lengths(self) -> np.ndarray:
         """About how many tokens each example has: for batches of like length."""
         return self.windows.lengths
@@ -183,6 +197,10 @@ class Examples:
         windows = self.windows.take(rows)
         item = gather_runs(self.sequences.items, windows.first, windows.stop - windows.first)
         return int(self.catalogue.length_I[item[item >= 0]].sum())
+
+    def rewarded(self, rows: np.ndarray) -> int:
+        """How many of them have collaborative rewards: all, since every target is an item after a history."""
+        return self.supervised(rows)
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Tokens, supervised positions and histories of some examples, padded on the right."""

@@ -32,6 +32,9 @@ class GuessedTokenizer:
     def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
         return [self._added[token] for token in tokens]
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [str(token) for token in ids]
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         pieces = [self._pieces.setdefault(piece, len(self._pieces)) for piece in PIECES.findall(text)]
         start = [self.bos_token_id] if self._starts and add_special_tokens else []

@@ -1,4 +1,4 @@
-"""What intermediate layers predict: statistics of layers for the steps that are logged, without gradient.
+"""Statistics of layers and of tasks for the steps that are logged, without gradient.
 
 Shapes: N positions, D width, V vocabulary, K candidate layers or probed ones.
 """
@@ -50,6 +50,22 @@ def layer_statistics(model: Any, last_ND: Tensor, states: dict[int, Tensor], tar
             stats["layer_agreement"] = (torch.stack(same).sum().to(final_NV.dtype), final_NV.new_full((), count))
         total = total + Terms(stats=stats)
     return total
+
+
+@torch.no_grad()
+def task_statistics(model: Any, last_ND: Tensor, target_N: Tensor, task_N: Tensor, size: int) -> Terms:
+    """`ce_<task>`: cross-entropy of the last layer at the positions of each task, `size` positions at a time."""
+    names = model.task_names
+    total_K, count_K = last_ND.new_zeros(2, len(names), dtype=torch.float64)
+    for start in range(0, len(target_N), size):
+        part = slice(start, start + size)
+        final_NV = model.phi(last_ND[part], last_ND.new_zeros(0))[0]
+        ce_N = F.cross_entropy(final_NV, target_N[part], reduction="none").double()
+        total_K.index_add_(0, task_N[part], ce_N)
+        count_K.index_add_(0, task_N[part], torch.ones_like(ce_N))
+    return Terms(
+        stats={f"ce_{name}": pair for name, pair in zip(names, zip(total_K, count_K, strict=True), strict=True)}
+    )
 
 
 def _cross_entropy(logits_NV: Tensor, target_N: Tensor) -> Pair:

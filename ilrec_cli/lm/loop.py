@@ -19,6 +19,7 @@ from ilrec_cli.batching import epoch_batches, steps_per_epoch
 from ilrec_cli.console import Console
 from ilrec_cli.interrupt import Stopped, stop_requests
 from ilrec_cli.json_log import JsonLog
+from ilrec_cli.lm.cost import COUNTS, Cost
 from ilrec_cli.lm.examples import Batch
 from ilrec_cli.lm.model import Loss, Rewards
 from ilrec_cli.lm.sharding import Parallel
@@ -43,6 +44,7 @@ class Job:
     folder: Path  # gets checkpoints/ and log.jsonl
     identity: dict[str, Any]  # configuration and parents: a checkpoint of another one is refused
     name: str | None = None  # of the phase, where there are several
+    cost: Cost = field(default_factory=Cost)
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Progress:
     evaluations_since_best: int = 0
     seconds: float = 0.0
     threads: int = field(default_factory=torch.get_num_threads)
+    costs: list[dict[str, Any]] = field(default_factory=list)  # of the phases so far
 
     @property
     def all_steps(self) -> int:
@@ -75,11 +78,16 @@ class Loop:
         self.per_epoch = steps_per_epoch(len(job.source), job.settings.batch_size)
         self.total = min(self.per_epoch * job.epochs, job.settings.max_steps or 10**12)
         self.started = time.perf_counter() - progress.seconds
+        self.accounted = time.perf_counter()
         self.window = Terms()  # since the last log line
 
     def restore(self, path: Path) -> None:
         """Weights and the optimiser's state of a checkpoint of this phase."""
         checkpoint.load(path, self.job.parallel.model, self.updater.optimizer)
+
+    def save(self) -> None:
+        """A checkpoint from which the run goes on here."""
+        self._save(self.last)
 
     def run(self) -> Progress:
         """Train until the steps or the patience end; the model ends with its best weights."""
@@ -90,7 +98,7 @@ class Loop:
                 self.updater.check()
                 if self._at_epoch_end():
                     self._validate()
-                self._save(self.last)
+                self.save()
                 self._drop_older_bests()
                 if self.parallel.agree(stop):
                     raise Stopped(f"stopped after step {progress.all_steps}; go on with --resume")
@@ -102,7 +110,8 @@ class Loop:
         progress, settings = self.progress, self.settings
         epoch, place = divmod(progress.step, self.per_epoch)
         epoch += 1000 * progress.phase  # phases see their rows in orders of their own
-        for rows in epoch_batches(self.job.source.lengths(), settings.batch_size, settings.seed, epoch)[place:]:
+        self.updater.source = source = self.job.source.at(epoch)
+        for rows in epoch_batches(source.lengths(), settings.batch_size, settings.seed, epoch)[place:]:
             rate = self.job.learning_rate * schedule(progress.step, self.total, settings)
             logged = self._is_logged(progress.step + 1)
             terms, norm = self.updater.update(rows, rate, progress.all_steps + 1, logged=logged)
@@ -115,17 +124,20 @@ class Loop:
                 return
             if settings.save_every and progress.step % settings.save_every == 0 and not self._at_epoch_end():
                 self.updater.check()
-                self._save(self.last)
+                self.save()
 
     def _validate(self) -> None:
         progress = self.progress
-        scores = self.job.validate()
+        with self.job.cost.timed("validation_seconds"):
+            scores = self.job.validate()
         better = scores["ndcg@10"] > progress.best
         progress.evaluations_since_best += 1
         if better:
             progress.best, progress.best_step, progress.evaluations_since_best = scores["ndcg@10"], progress.step, 0
             self._save(self._best(progress.step))
-        self._write(best=better, **{f"valid_{name}": value for name, value in scores.items()})
+        self._account()
+        counts = {name: progress.costs[progress.phase][name] for name in COUNTS}
+        self._write(best=better, **{f"valid_{name}": value for name, value in scores.items()}, **counts)
         self.console.say(
             f"step {progress.all_steps:>6}  epoch {progress.step / self.per_epoch:5.2f}  validation NDCG@10 "
             f"{scores['ndcg@10']:.4f}  Hit@10 {scores['hit@10']:.4f}{'  best' if better else ''}"
@@ -136,7 +148,7 @@ class Loop:
         self.updater.check()
         means = summed(self.window, self.parallel).means()
         # L = L_CPO + lambda L_CPD + mu L_CRR for ILRec (eq. 9, 12), cross-entropy for SFT.
-        loss = sum(weight * means[name] for name, weight in self.job.weights.items() if weight)
+        loss = sum(weight * means.get(name, 0.0) for name, weight in self.job.weights.items() if weight)
         self._write(loss=loss, **means, lr=rate, grad_norm=float(norm))
         bar.set_postfix(loss=f"{loss:.3f}")
         shown = "  ".join(f"{name} {value:.4f}" for name, value in {"loss": loss, **means}.items())
@@ -151,12 +163,25 @@ class Loop:
         self.parallel.accelerator.log(row, step=progress.all_steps)
 
     def _save(self, path: Path) -> None:
+        self._account()
         self.progress.seconds = time.perf_counter() - self.started
         last = path is self.last
         state = vars(self.progress) | {"identity": self.job.identity}
         optimizer = self.updater.optimizer if last else None
         checkpoint.save(path, self.parallel.model, optimizer, state, write=self.parallel.main, keep=last)
         self.parallel.wait()
+
+    def _account(self) -> None:
+        """Bring the phase's row of costs up to date."""
+        progress, cost, now = self.progress, self.job.cost, time.perf_counter()
+        if len(progress.costs) == progress.phase:
+            progress.costs.append({"phase": self.job.name})
+        prompt, response = self.updater.fed.tolist()
+        cost.add(seconds=now - self.accounted, prompt_tokens=prompt, response_tokens=response)
+        self.accounted, self.updater.fed[:] = now, 0
+        row = progress.costs[progress.phase]
+        row.update(epochs=progress.step / self.per_epoch, steps=progress.step)
+        cost.settle(row, self.parallel.gather)
 
     def _best(self, step: int) -> Path:
         """The best weights so far, under the step they are of: a resumed run cannot mistake another step's for them."""

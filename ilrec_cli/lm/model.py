@@ -18,10 +18,11 @@ from ilrec_cli.lm.backbone import causal_lm
 from ilrec_cli.lm.examples import Batch
 from ilrec_cli.lm.heads import LayerHeads
 from ilrec_cli.lm.item_rows import head_rows
-from ilrec_cli.lm.layer_probe import layer_statistics
+from ilrec_cli.lm.layer_probe import layer_statistics, task_statistics
+from ilrec_cli.lm.responses import Responses
 from ilrec_cli.lm.terms import Terms
 
-# (final_NV, inner_KNV, target_N, reward_tokens_NC=..., reward_values_NC=...) -> Terms
+# (final_NV, inner_KNV, target_N, reward_tokens_NC=..., reward_values_NC=...) -> Terms, or of responses (log_prob_BRT, batch)
 Loss = Callable[..., Terms]
 T = TypeVar("T")
 # Logits of a chunk, all layers together, that the model chooses by itself: 1 GiB of float32, and about 4 GiB with what the
@@ -63,6 +64,7 @@ class SupervisedLM(nn.Module):
         self.detach_head = detach_head or layer_heads is not None
         self.layer_heads = layer_heads
         self.probed_layers: tuple[int, ...] = ()
+        self.task_names: tuple[str, ...] = ()  # whose cross-entropy is logged, each by itself
         self.register_buffer("scope_V", scope_V, persistent=False)
         inner = causal_lm(backbone)
         text_config = inner.config.get_text_config()
@@ -77,7 +79,7 @@ class SupervisedLM(nn.Module):
 
     def forward(
         self,
-        batch: Batch,
+        batch: Batch | Responses,
         loss: Loss,
         rewards: Rewards | None = None,
         chunk: int | None = None,
@@ -87,10 +89,12 @@ class SupervisedLM(nn.Module):
 
         0: all of them; None: as many as `CHUNK_LOGITS` allows. `logged`: with the statistics of layers too.
         """
+        if isinstance(batch, Responses):
+            return loss(batch.log_probs(self, chunk), batch)
         last_ND, inner_KND, others = self.hidden(batch, self.probed_layers if logged else ())
         batch, rewards = self.in_scope(batch, rewards)
         positions = max(len(batch.target_N), 1)  # none at all still gives terms, of zero, tied to the parameters
-        size = (self._chunk_size(positions) if chunk is None else chunk) or positions
+        size = (self.chunk_size(positions) if chunk is None else chunk) or positions
         chunked = size < positions
         total = Terms()
         for start in range(0, positions, size):
@@ -103,9 +107,11 @@ class SupervisedLM(nn.Module):
         if logged:
             states = {**dict(zip(self.inner_layers, inner_KND, strict=True)), **others}
             total = total + layer_statistics(self, last_ND, states, batch.target_N, size)
+            if batch.task_N is not None:
+                total = total + task_statistics(self, last_ND, batch.target_N, batch.task_N, size)
         return total
 
-    def _chunk_size(self, positions: int) -> int:
+    def chunk_size(self, positions: int) -> int:
         """Even chunks of a bounded number of logits; from the batch and the model alone, so that a run resumes alike."""
         width = self.n_vocabulary if self.scope_V is None else len(self.scope_V)
         most = max(1, CHUNK_LOGITS // ((1 + len(self.inner_layers)) * width))

@@ -6,22 +6,27 @@ in the run's folder, `phases/<n>/`, so that a run that is resumed in the middle 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ilrec_cli import checkpoint
 from ilrec_cli.console import Console
+from ilrec_cli.lm.cost import Cost
 from ilrec_cli.lm.examples import Examples
 from ilrec_cli.lm.loop import Job, Loop, Progress
 from ilrec_cli.lm.sharding import Parallel
 from ilrec_cli.settings import Train
 
 
-class Material(NamedTuple):
+@dataclass(frozen=True)
+class Material:
     """What the data of a phase are made from: `parallel.model` has the weights that the phase starts with."""
 
     settings: Train
@@ -31,6 +36,12 @@ class Material(NamedTuple):
     parallel: Parallel
     folder: Path  # phases/<n>/ of the run
     phase: int
+    max_history: int = 20
+    # Scores_BI of a collaborative model for histories (padded with -1), where the method needs them.
+    scorer: Callable[[Tensor], Tensor] | None = None
+    vectors: Callable[[], np.ndarray] | None = None  # vector_ID of the items, where the identifiers keep them
+    cost: Cost = field(default_factory=Cost)
+    console: Console = field(default_factory=Console)
 
     def kept(self, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """What `make` gives when the phase begins, from a file when it is resumed.
@@ -41,11 +52,22 @@ class Material(NamedTuple):
 
         path = self.folder / "data.safetensors"
         if not self.parallel.agree(path.is_file()):
-            arrays = make()
+            self.parallel.model.eval()
+            with self.cost.timed("making_seconds"):
+                arrays = make()
             if self.parallel.main:
                 checkpoint.write_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, {})
             self.parallel.wait()
         found: dict[str, np.ndarray] = load_file(path)
+        return found
+
+    def earlier(self, phases: int) -> dict[str, np.ndarray]:
+        """What was kept so many phases ago."""
+        from safetensors.numpy import load_file
+
+        found: dict[str, np.ndarray] = load_file(
+            self.folder.with_name(str(self.phase + 1 - phases)) / "data.safetensors"
+        )
         return found
 
 
@@ -66,12 +88,20 @@ def run_phases(
         where = f" of phase {progress.phase + 1}" if len(phases) > 1 else ""
         console.say(f"Resuming after step {progress.all_steps}{where}")
     while True:
+        start = time.perf_counter()
         job = phases[progress.phase]()
+        job.cost.add(seconds=time.perf_counter() - start)
+        progress.seconds += time.perf_counter() - start
         if job.name is not None:
-            console.say(f"Phase {progress.phase + 1} of {len(phases)}: {job.name}, {len(job.source):,} rows")
+            console.say(
+                f"Phase {progress.phase + 1} of {len(phases)}: {job.name}, {len(job.source):,} rows, {job.epochs} epochs at a "
+                f"rate of {job.learning_rate:g}"
+            )
         loop = Loop(job, progress, console)
         if path is not None and progress.step:
             loop.restore(path)
+        elif parallel.agree(job.cost.since["making_seconds"]):
+            loop.save()  # what was made need not be made again, and its cost is known
         progress = loop.run()
         if progress.phase + 1 == len(phases):
             return progress
@@ -83,5 +113,6 @@ def run_phases(
 
 def _next(progress: Progress) -> Progress:
     return Progress(
-        phase=progress.phase + 1, before=progress.all_steps, seconds=progress.seconds, threads=progress.threads
-    )
+        phase=progress.phase + 1, before=progress.all_steps, seconds=progress.seconds, threads=progress.threads,
+        costs=progress.costs,
+    )  # fmt: skip

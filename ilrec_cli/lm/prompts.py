@@ -1,32 +1,90 @@
-"""The text around items. Wording is ours; fields and structure follow LC-Rec's next-item task.
+"""The text around an instruction, and prompts as pieces of text with fields between them.
 
-A prompt is a preamble, an instruction with the history, and the place where the answer begins. Items enter as token
-ids between the texts; nothing is re-tokenised, so the answer's first token is always an item token.
+A prompt is a preamble, an instruction, and the place where the answer begins; or an instruct model's own chat template
+around the instruction. Items enter as token ids between the texts; nothing is re-tokenised, so the answer's first token
+is always its own. Wording is ours; fields and structure follow LC-Rec.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm import templates
+from ilrec_cli.lm.templates import FIELD
 
 SEPARATOR = ", "
+TITLES_SEPARATOR = '", "'  # a template has the outer quotes
+PREAMBLE = "An instruction follows. Give the answer that it asks for.\n\n"
+_MARK = "\ue000"  # of private use: in no text
+
+Wrap = Callable[[str], str]  # an instruction -> the whole prompt
 
 
 class Template(NamedTuple):
-    """Text before the history and after it."""
+    """Text before the history and after it; `start`: the tokenizer's start tokens come first."""
 
     before: str
     after: str
+    start: bool = True
 
 
-PREAMBLE = "An instruction follows. Give the answer that it asks for.\n\n"
-NEXT_ITEM = (
-    Template(
-        PREAMBLE + "### Instruction:\nA user chose these items, the oldest first: ",
-        ". Which item will the user choose next?\n\n### Response:",
-    ),
-)
+class Format(NamedTuple):
+    """How an instruction becomes a prompt."""
+
+    wrap: Wrap
+    start: bool  # the tokenizer's start tokens come first; a chat template has its own
 
 
-def all_text() -> list[str]:
-    """Every piece of prompt text, for tokenizers trained on the spot."""
-    return [piece for template in NEXT_ITEM for piece in template] + [SEPARATOR]
+def plain(instruction: str) -> str:
+    """The instruction format of models that are no chat models."""
+    return f"{PREAMBLE}### Instruction:\n{instruction}\n\n### Response:"
+
+
+PLAIN = Format(plain, True)
+
+
+def chat(tokenizer: Any) -> Format:
+    """One turn of the user in the tokenizer's own chat template, up to where the assistant speaks."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            "--chat: the tokenizer of this backbone has no chat template; choose an instruct model, or leave --chat out"
+        )
+
+    def wrap(instruction: str) -> str:
+        turn = [{"role": "user", "content": instruction}]
+        return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+
+    return Format(wrap, False)
+
+
+def chosen(tokenizer: Any, *, as_chat: bool) -> Format:
+    return chat(tokenizer) if as_chat else PLAIN
+
+
+def split(instruction: str, wrap: Wrap) -> tuple[list[str], list[str]]:
+    """(pieces, fields) of a whole prompt: a field stands after every piece but the last."""
+    fields = FIELD.findall(instruction)
+    marked = wrap(FIELD.sub(_MARK, instruction))
+    pieces = marked.split(_MARK)
+    if len(pieces) != len(fields) + 1:
+        raise UserError("--chat: the chat template of this backbone repeats or drops what the user says")
+    return pieces, fields
+
+
+def next_item(form: Format = PLAIN) -> tuple[Template, ...]:
+    """The prompts of the next-item task, of which the first is what evaluation uses unless told otherwise."""
+    found = (split(template.prompt, form.wrap)[0] for template in templates.every()["next_item"])
+    return tuple(Template(before, after, form.start) for before, after in found)
+
+
+NEXT_ITEM = next_item()
+
+
+def all_text(tasks: tuple[str, ...] = ()) -> list[str]:
+    """Every piece of prompt text, for tokenizers trained on the spot; of the first prompt alone without any task."""
+    if not tasks:
+        return [NEXT_ITEM[0].before, NEXT_ITEM[0].after, SEPARATOR]
+    prompts = [template.prompt for task in tasks for template in templates.every()[task]]
+    return [piece for prompt in prompts for piece in split(prompt, plain)[0]] + [SEPARATOR, TITLES_SEPARATOR]

@@ -14,23 +14,31 @@ from ilrec_cli.batching import share
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.examples import Batch
 from ilrec_cli.lm.model import Loss, Rewards
+from ilrec_cli.lm.responses import Responses
 from ilrec_cli.lm.sharding import Parallel
-from ilrec_cli.lm.terms import Terms
+from ilrec_cli.lm.terms import REWARDED, Terms
 from ilrec_cli.settings import Train
 
 
 class Source(Protocol):
     """The data of a phase: rows that become batches."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Rows of an epoch: as many in each."""
+
+    def at(self, epoch: int) -> Source:
+        """The rows of an epoch, by its number alone: itself, unless something is drawn anew."""
 
     def lengths(self) -> np.ndarray:
         """About how many tokens each row has: like lengths are batched together."""
 
     def supervised(self, rows: np.ndarray) -> int:
-        """What divides the loss of a batch: its supervised tokens, or pairs; the count of every weighted term."""
+        """What divides the loss of a batch: its supervised tokens, or pairs; the count of every term not in REWARDED."""
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def rewarded(self, rows: np.ndarray) -> int:
+        """How many of its tokens have collaborative rewards: what divides the terms in REWARDED; else never asked."""
+
+    def batch(self, rows: np.ndarray) -> Batch | Responses:
         """What one forward pass sees."""
 
 
@@ -43,6 +51,7 @@ class Updater:
     ):  # fmt: skip
         self.parallel, self.source, self.loss, self.weights = parallel, source, loss, weights
         self.rewards, self.settings = rewards, settings
+        self.fed = np.zeros(2, dtype=np.int64)  # prompt and response tokens of this process
         self.optimizer = make_optimizer(parallel.model, settings.weight_decay)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         # The fused AdamW skips its update, on the device, where `found_inf` is set; it stays set once it was.
@@ -61,30 +70,41 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         parallel.module.train()
-        # One count divides all terms, that of the global batch: any split of the batch gives the same update.
-        count = self.source.supervised(rows)
+        # What divides a term is its count over the global batch: any split of the batch gives the same update.
+        counts = self._counts(rows)
         parts = share(rows, settings.micro_batch, parallel.rank, parallel.world)
         total = Terms()
         for index, part in enumerate(parts):
             batch = self.source.batch(part) if len(part) else _unsupervised(self.source.batch(rows[:1]))
-            total = total + self._backward(batch, count, last=index == len(parts) - 1, logged=logged)
+            self.fed += batch.fed() if len(part) else (0, 0)
+            total = total + self._backward(batch, counts, last=index == len(parts) - 1, logged=logged)
         if parallel.world == 1 and step == 1:
-            self._check_counts(total, count)
+            self._check_counts(total, counts)
         norm = self._clip(sum(weight * total.losses[name][0] for name, weight in self.weights.items()), step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total, norm
 
-    def _backward(self, batch: Batch, count: int, *, last: bool, logged: bool) -> Terms:
+    def _counts(self, rows: np.ndarray) -> dict[str, int]:
+        """What divides each weighted term."""
+        weighted = {name: name in REWARDED for name, weight in self.weights.items() if weight}
+        supervised = self.source.supervised(rows)
+        rewarded = self.source.rewarded(rows) if any(weighted.values()) else 0
+        return {name: rewarded if apart else supervised for name, apart in weighted.items()}
+
+    def _backward(self, batch: Batch | Responses, counts: dict[str, int], *, last: bool, logged: bool) -> Terms:
         """Add the gradient of a micro-batch."""
         parallel = self.parallel
         batch = batch.to(parallel.device)
-        rewards = self.rewards(batch) if self.rewards else None
+        rewards = self.rewards(batch) if self.rewards and isinstance(batch, Batch) else None
         with parallel.accumulating(last=last):
             with parallel.autocast():
                 terms = parallel.module(batch, self.loss, rewards, self.settings.loss_chunk, logged)
-            loss_sum = sum(weight * terms.losses[name][0] for name, weight in self.weights.items() if weight)
-            (loss_sum * parallel.world / count).backward()  # processes' gradients are averaged
+            sums: dict[int, Any] = {}  # by what divides them: one where every position has every term
+            for name, count in counts.items():
+                sums[count] = sums.get(count, 0) + self.weights[name] * terms.losses[name][0]
+            # Processes' gradients are averaged. A term without any position is a sum of nothing.
+            sum(loss_sum * parallel.world / max(count, 1) for count, loss_sum in sums.items()).backward()
         return terms.detach()
 
     def _clip(self, loss: Any, step: int) -> torch.Tensor:
@@ -107,10 +127,10 @@ class Updater:
                 "was written is intact. Lower --learning-rate, or raise --warmup"
             )
 
-    def _check_counts(self, terms: Terms, count: int) -> None:
-        """The one count that divides all terms must be theirs; a method that counts otherwise would be scaled wrongly."""
-        for name, weight in self.weights.items():
-            if weight and int(terms.losses[name][1]) != count:
+    def _check_counts(self, terms: Terms, counts: dict[str, int]) -> None:
+        """The count that divides a term must be its own; a method that counts otherwise would be scaled wrongly."""
+        for name, count in counts.items():
+            if int(terms.losses[name][1]) != count:
                 raise ValueError(
                     f"loss term {name} counts {int(terms.losses[name][1])} positions, the batch has {count}"
                 )
@@ -147,8 +167,11 @@ def make_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.A
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.999), fused=True)
 
 
-def _unsupervised(batch: Batch) -> Batch:
+def _unsupervised(batch: Batch | Responses) -> Batch | Responses:
     """The same tokens without a target: what a process without rows of its own runs, so that all stay in step."""
+    if isinstance(batch, Responses):
+        return batch.without_responses()
     return batch._replace(
-        **{name: getattr(batch, name)[:0] for name in ("position_N", "target_N", "node_N", "event_N")}
+        **{name: getattr(batch, name)[:0] for name in ("position_N", "target_N", "node_N", "event_N")},
+        task_N=None if batch.task_N is None else batch.task_N[:0],
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Pair = tuple[Tensor, Tensor]  # sum and count, both 0-d
+REWARDED = ("crr",)  # terms that only positions with collaborative rewards have; all others are of every position
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ilrec_cli.lm import masks
 from ilrec_cli.lm.logits import language_model
 from ilrec_cli.lm.model import SupervisedLM, decoder
 
 WORTH_SHARING = 4  # first tokens that all prompts have in common
-KNOWN_KINDS = {"full_attention", "sliding_attention"}
 # Whether a stack of blocks takes a mask of a tree: found out once, and a matter of the architecture, not the weights.
 _TAKES_TREES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -50,7 +50,7 @@ def open_prompts(model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor, ro
 def takes_trees(model: Any) -> bool:
     """Tried out: whether branches behind two short prompts have the hidden states of sequences run one by one."""
     stack = decoder(language_model(model))
-    if not layer_kinds(stack.config)[0] <= KNOWN_KINDS:
+    if not masks.layer_kinds(stack.config)[0] <= masks.KNOWN_KINDS:
         return False  # kinds that a short trial may not tell apart
     was_training = stack.training
     stack.eval()
@@ -156,7 +156,7 @@ class Tree:
 
     def _shared(self, input_ids_BS: Tensor, mask_BS: Tensor) -> int:
         """How many first tokens of all prompts are the same and worth a run of their own; one is left to each prompt."""
-        _, window = layer_kinds(self.stack.config)
+        _, window = masks.layer_kinds(self.stack.config)
         if len(input_ids_BS) == 1 or (window is not None and mask_BS.shape[1] >= window):
             return 0  # where windows count places in the cache, padding between lead and rest would count too
         shortest = int(self.length_B1.min())
@@ -168,28 +168,13 @@ class Tree:
     def _feed(self, token_BW: Tensor, position_BW: Tensor, ancestors_BWT: Tensor) -> Tensor:
         rows, width = token_BW.shape
         prompt = self.prompt_BS[:, None].expand(rows, width, self.prompt_BS.shape[1])
-        mask = self._mask(torch.cat([prompt, ancestors_BWT], -1), position_BW)
+        seen_BWT = torch.cat([prompt, ancestors_BWT], -1)
+        mask = masks.for_layers(self.stack.config, seen_BWT, position_BW, self.position_BT, self.last_BD.dtype)
         output = self.stack(
             input_ids=token_BW, attention_mask=mask, position_ids=position_BW, past_key_values=self.cache,
             use_cache=True,
         )  # fmt: skip
         return output.last_hidden_state
-
-    def _mask(self, seen_BWT: Tensor, position_BW: Tensor) -> Any:
-        """Additive masks of shape [B, 1, W, T]; one per kind of layer where some of them have a window."""
-        kinds, window = layer_kinds(self.stack.config)
-        if window is None or int(position_BW.max()) < window:
-            return self._additive(seen_BWT)
-        near = position_BW[:, :, None] - self.position_BT[:, None] < window
-        windowed = self._additive(seen_BWT & near)
-        if kinds == {"sliding_attention"}:
-            return windowed
-        return {"full_attention": self._additive(seen_BWT), "sliding_attention": windowed}
-
-    def _additive(self, seen_BWT: Tensor) -> Tensor:
-        # A float mask in the model's dtype: a boolean one is silently wrong under eager attention.
-        mask = torch.zeros(seen_BWT.shape, dtype=self.last_BD.dtype, device=seen_BWT.device)
-        return mask.masked_fill_(~seen_BWT, torch.finfo(mask.dtype).min)[:, None]
 
 
 class Copies:
@@ -246,12 +231,3 @@ def _without(input_ids_BS: Tensor, mask_BS: Tensor, lead: int) -> tuple[Tensor, 
     begun_BS = mask_BS.cumsum(1) > lead
     start = int(begun_BS.int().argmax(1).min())
     return input_ids_BS[:, start:], begun_BS[:, start:].long()
-
-
-def layer_kinds(config: Any) -> tuple[set[str], int | None]:
-    """(kinds of attention layers, the window of those that have one)."""
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        return ({"full_attention"}, None) if window is None else ({"sliding_attention"}, window)
-    return set(kinds), window if "sliding_attention" in kinds else None

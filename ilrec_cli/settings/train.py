@@ -34,6 +34,13 @@ class Train(OnUsers):
         Control,
         MODEL,
     ] = ()
+    from_: Annotated[
+        str | None,
+        "run to start from, name or folder, instead of a backbone: its model, tokenizer, layout and identifiers; methods "
+        "that fine-tune first leave that out",
+        Control,
+        MODEL,
+    ] = None
     backbone: Annotated[
         str, "Hugging Face causal LM (folder or name), or tiny-llama, tiny-qwen2: small, from scratch", MODEL
     ] = "tiny-llama"
@@ -60,6 +67,17 @@ class Train(OnUsers):
         "last: a prompt per target; all: a sequence per user, supervised at every item [all for tiny backbones]",
         DATA,
     ] = "auto"
+    tasks: Annotated[
+        tuple[str, ...],
+        "tasks of a prompt per target, with so many examples (fusion:20000) or so many times their own number (fusion:0.5): "
+        "next_item,text_to_item,item_to_text,fusion,item_search,preference [next_item in its first wording; for "
+        "pretrained backbones, where items have codes and titles, all that the data allow, fusion:0.15]",
+        DATA,
+    ] = ()
+    chat: Annotated[bool, "prompts in the chat template of an instruct model", DATA] = False
+    max_length: Annotated[
+        int, "tokens of the longest example of --tasks; longer ones are left out, and counted", DATA
+    ] = 2048
     vocab_scope: Annotated[
         Literal["vocab", "ids"],
         "what predictions are a softmax over: the whole vocabulary, or the tokens of identifiers and the end token",
@@ -108,7 +126,7 @@ class Train(OnUsers):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ("hidden_size", "n_layers", "n_heads", "inner_size", "lora_r", "lora_alpha", "epochs", "patience", "batch_size",
-                    "micro_batch", "max_steps", "valid_users", "valid_beams", "log_every")  # fmt: skip
+                    "micro_batch", "max_length", "max_steps", "valid_users", "valid_beams", "log_every")  # fmt: skip
         at_least(self, 1, *positive)
         above(self, 0, "learning_rate", "clip")
         at_least(self, 0, "loss_chunk", "save_every", "weight_decay")
@@ -119,4 +137,7 @@ class Train(OnUsers):
             raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of n_heads {self.n_heads}")
         if self.quantize != "none" and self.tuning != "lora":
             raise ValueError(f"--quantize {self.quantize} goes with --tuning lora: quantised weights cannot be trained")
+        if self.targets == "all" and (self.tasks or self.chat):
+            given = "tasks" if self.tasks else "chat"
+            raise ValueError(f"--{given} needs a prompt for every target: leave --targets all out")
         exclusive(self, "resume", "overwrite")

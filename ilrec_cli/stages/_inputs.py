@@ -97,7 +97,7 @@ def pick(root: Path, found: dict[str, Path], selector: str, kind: str, plugin_ke
         return inside if artifacts.exists(inside) else folder
     if selector in found:
         return found[selector]
-    made_by = [name for name in found if read_config(found[name]).get(plugin_key) == selector.replace("-", "_")]
+    made_by = [name for name in found if read_config(found[name]).get(plugin_key) == plugins.canonical(selector)]
     if len(made_by) == 1:
         return found[made_by[0]]
     if made_by:
@@ -130,7 +130,7 @@ def find_model(config: Any, selector: str | None) -> tuple[Path, str]:
         return pick(root, {}, selector, kind, MADE_BY[kind]), kind
     for kind, paths in found.items():
         made_by = {read_config(path)[MADE_BY[kind]] for path in paths.values()}
-        if selector in paths or selector.replace("-", "_") in made_by:
+        if selector in paths or plugins.canonical(selector) in made_by:
             return pick(root / kind, paths, selector, kind, MADE_BY[kind]), kind
     return pick(root / "runs", found["cf"] | found["run"], selector, "run", "method"), "run"
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
+from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
-from ilrec_cli.lm import backbone, layer_probe, prompts
-from ilrec_cli.lm.adapters import Lora
+from ilrec_cli.lm import backbone, layer_probe
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.examples import Batch, Catalogue, Examples, Layout
 from ilrec_cli.lm.heads import LayerHeads
@@ -26,10 +26,11 @@ from ilrec_cli.lm.model import Rewards, SupervisedLM, final_norm
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.sharding import Parallel
+from ilrec_cli.lm.task_rows import TaskRows
 from ilrec_cli.metrics import ranking_metrics
 from ilrec_cli.ranking import Rankings
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _models, _processes, _run_folder
+from ilrec_cli.stages import _backbones, _inputs, _models, _processes, _run_folder, _tasks
 from ilrec_cli.trie import ItemTrie
 
 VALIDATION_SEED = 2024  # the validation sample is the same for every run, whatever its seed
@@ -56,35 +57,49 @@ class Prepared(NamedTuple):
     parallel: Parallel
     examples: Examples
     phases: list[Callable[[], Job]]  # called when a phase begins
+    rows: TaskRows | None  # of --tasks, instead of the examples
+    notes: list[str]  # what --tasks left out
 
 
 def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepared:
     """Everything loaded, the model on its processes; `opened` is a backbone to take instead of the one that is named."""
     settings, data = task.settings, task.parents["data"]
     accelerator = _processes.make_accelerator(settings, folder.parent)
-    opened = equipped(opened or open_backbone(settings, data), settings, task.parents["ids"])
+    if "from" in task.parents:
+        opened = _backbones.started(settings, task.parents["from"], task.parents["ids"])
+    else:
+        opened = _backbones.equipped(opened or _backbones.open_backbone(settings, data), settings, task.parents["ids"])
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
-    layout = _models.new_layout(settings.targets, opened.tokenizer)
+    layout = _layout(task, opened)
     examples = make_examples(settings, data, items, layout)
+    rows, notes = make_rows(settings, data, items, opened.tokenizer)
     model = supervised(task, opened, items)
     model.check_phi()
+    model.task_names = rows.names if rows else ()
     parallel = Parallel(model, accelerator, shard=settings.shard, dtype=settings.dtype)
+    scorer = _models.open_cf(task.parents["cf"], data, accelerator.device) if "cf" in task.parents else None
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
-        scorer = _models.open_cf(task.parents["cf"], data, accelerator.device) if "cf" in task.parents else None
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
     validate = _validation(settings, data, parallel, items, layout)
-    phases = task.method.phases(task.options)
+    every = task.method.phases(task.options)
+    phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
 
     def job(index: int) -> Job:
         phase = phases[index]
         popularity = _inputs.training_popularity(data)
         place = folder / "phases" / str(index + 1)
-        material = Material(settings, task.options, examples, popularity, parallel, place, index)
+        material = Material(
+            settings, task.options, examples, popularity, parallel, place, index,
+            max_history=data.json("card.json")["max_history"], scorer=scorer and scorer.scores,
+            vectors=_models.vectors(task.parents["ids"]), console=Console.of(settings),
+        )  # fmt: skip
         return Job(
             parallel=parallel,
-            source=examples if phase.data == "next_item" else _part(task.method, phase.data)(material),
-            loss=_part(task.method, phase.loss)(task.options),
+            source=(examples if rows is None else rows)
+            if phase.data == "next_item"
+            else plugins.named(task.method, phase.data)(material),
+            loss=plugins.named(task.method, phase.loss)(task.options),
             weights=phase.weights or task.method.weights(task.options),
             rewards=rewards,
             validate=validate,
@@ -93,10 +108,11 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
             epochs=phase.epochs or settings.epochs,
             folder=folder,
             identity=_run_folder.identity(task),
-            name=phase.name if len(phases) > 1 else None,
+            name=phase.name if len(every) > 1 else None,
+            cost=material.cost,
         )
 
-    return Prepared(opened, parallel, examples, [partial(job, index) for index in range(len(phases))])
+    return Prepared(opened, parallel, examples, [partial(job, index) for index in range(len(phases))], rows, notes)
 
 
 def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewards]:
@@ -129,50 +145,11 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
     return rewards
 
 
-def open_backbone(settings: Train, data: Artifact) -> Backbone:
-    """The model as it was before it met items."""
-    if backbone.is_tiny(settings.backbone):
-        if settings.quantize != "none":
-            raise UserError(
-                f"--quantize {settings.quantize}: {settings.backbone} starts from scratch, name a trained one"
-            )
-        size = backbone.TinySize(
-            hidden_size=settings.hidden_size,
-            n_layers=settings.n_layers,
-            n_heads=settings.n_heads,
-            inner_size=settings.inner_size,
-        )
-        return backbone.build_tiny(settings.backbone, size, _texts(data), settings.seed)
-    return backbone.load(settings.backbone, weight_dtype(settings), settings.quantize)
-
-
-def weight_dtype(settings: Train) -> torch.dtype:
-    """Of a pretrained model. Fully trained weights stay in float32: bfloat16 weights swallow small updates."""
-    return torch.bfloat16 if settings.tuning == "lora" and settings.dtype == "bfloat16" else torch.float32
-
-
-def equipped(opened: Backbone, settings: Train, ids: Artifact) -> Backbone:
-    """The model with item tokens, and adapters if asked for."""
-    token_ids = backbone.add_item_tokens(opened, _models.special_tokens(ids), settings.seed)
-    if settings.tuning == "lora":
-        lora = Lora(
-            r=settings.lora_r,
-            alpha=settings.lora_alpha,
-            dropout=settings.lora_dropout,
-            targets=settings.lora_targets,
-            rank_stabilised=settings.lora_rslora,
-        )
-        backbone.add_lora(opened, lora, token_ids, settings.seed)
-    if settings.gradient_checkpointing:
-        opened.model.gradient_checkpointing_enable()
-    return opened
-
-
-def _texts(data: Artifact) -> list[str]:
-    """What a tokenizer from scratch is trained on: the catalogue's text where there is some, and the prompts."""
-    items = data.table("items")
-    columns = [items[name].to_pylist() for name in ("title", "description", "brand")]
-    return prompts.all_text() + [text for column in columns for text in column if text]
+def _layout(task: Task, opened: Backbone) -> Layout:
+    """How histories become tokens: as in the run that this one starts from, if it does."""
+    if "from" in task.parents:
+        return Layout.from_dict(task.parents["from"].json("layout.json"))
+    return _tasks.layouts(task.settings, opened.tokenizer)[0]
 
 
 def supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
@@ -194,25 +171,32 @@ def supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
     return model
 
 
-def _part(method: ModuleType, reference: str) -> Any:
-    """What a phase names as "module:function"."""
-    module, _, function = reference.partition(":")
-    return getattr(plugins.part(method, module), function)
-
-
 def make_examples(settings: Train, data: Artifact, items: Catalogue, layout: Layout) -> Examples:
     """Windows of users' training parts, or one prompt per target."""
     sequences = _inputs.sequences(data)
     max_history = data.json("card.json")["max_history"]
+    user, end = _training_events(settings, data)
+    if settings.targets == "last":
+        return Examples.per_target(sequences, user, end, max_history, items, layout)
+    start, stop = _inputs.training_part(data)
+    stop = np.where(np.isin(np.arange(len(sequences)), user), stop, 0)
+    return Examples(sequences, training_windows(sequences, stop, max_history, start), items, layout)
+
+
+def make_rows(settings: Train, data: Artifact, items: Catalogue, tokenizer: Any) -> tuple[TaskRows | None, list[str]]:
+    """Examples of --tasks and what was left out; none where the run has the next-item task in one wording."""
+    if not settings.tasks:
+        return None, []
+    return _tasks.make_rows(settings, data, items, tokenizer, *_training_events(settings, data))
+
+
+def _training_events(settings: Train, data: Artifact) -> tuple[np.ndarray, np.ndarray]:
+    """(user, end) of the targets of the chosen users."""
     _, user, end = _inputs.events(data, "train")
     chosen = _inputs.draw_users(user, settings.limit_users, settings.seed)
     if not chosen.any():
         raise UserError(f"{data.path}: there is no training target (users need at least 4 interactions for one)")
-    if settings.targets == "last":
-        return Examples.per_target(sequences, user[chosen], end[chosen], max_history, items, layout)
-    start, stop = _inputs.training_part(data)
-    stop = np.where(np.isin(np.arange(len(sequences)), user[chosen]), stop, 0)
-    return Examples(sequences, training_windows(sequences, stop, max_history, start), items, layout)
+    return user[chosen], end[chosen]
 
 
 def _validation(

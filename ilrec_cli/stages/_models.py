@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf._common import Facts
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm import backbone, prompts
+from ilrec_cli.lm import backbone
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.heads import open_heads
 from ilrec_cli.lm.model import final_norm
@@ -71,9 +72,12 @@ def catalogue(ids: Artifact, tokenizer: Any) -> Catalogue:
     return Catalogue.build(tokens, tokenizer)
 
 
-def new_layout(targets: str, tokenizer: Any) -> Layout:
-    """How histories become tokens for a model to be trained with --targets last or all."""
-    return Layout.stream(tokenizer) if targets == "all" else Layout.prompt(tokenizer, prompts.NEXT_ITEM[0])
+def vectors(ids: Artifact) -> Callable[[], np.ndarray] | None:
+    """What reads the vectors that identifiers were made from; None where they keep none."""
+    from safetensors.numpy import load_file
+
+    path = ids.path / "embeddings.safetensors"
+    return (lambda: np.asarray(load_file(path)["embeddings"])) if path.is_file() else None
 
 
 def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:

@@ -18,8 +18,9 @@ from ilrec_cli.lm import backbone, budget, shapes
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.budget import Pass, Shape
 from ilrec_cli.lm.examples import Catalogue, Examples
+from ilrec_cli.lm.task_rows import TaskRows
 from ilrec_cli.settings import Plan
-from ilrec_cli.stages import _job, _models
+from ilrec_cli.stages import _backbones, _job, _models, _tasks
 from ilrec_cli.stages._job import Task
 from ilrec_cli.trie import ItemTrie
 
@@ -54,18 +55,24 @@ def open_shapes(task: Task, device: str = "meta") -> Backbone:
     """The backbone without weights; with random ones on a real device. A tiny one is made as `train` makes it."""
     settings = task.settings
     if backbone.is_tiny(settings.backbone):
-        return _job.open_backbone(settings, task.parents["data"])
-    return shapes.skeleton(settings.backbone, _job.weight_dtype(settings), device)
+        return _backbones.open_backbone(settings, task.parents["data"])
+    return shapes.skeleton(settings.backbone, _backbones.weight_dtype(settings), device)
 
 
-def open_examples(task: Task, opened: Backbone) -> Examples:
+def open_examples(task: Task, opened: Backbone) -> Examples | TaskRows:
     """The training examples, with the tokens of an equipped backbone."""
+    settings, data = task.settings, task.parents["data"]
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
-    layout = _models.new_layout(task.settings.targets, opened.tokenizer)
-    return _job.make_examples(task.settings, task.parents["data"], items, layout)
+    rows, _ = _job.make_rows(settings, data, items, opened.tokenizer)
+    return rows or _job.make_examples(settings, data, items, _tasks.layouts(settings, opened.tokenizer)[0])
 
 
-def traffic(examples: Examples, settings: Plan, children: int) -> Traffic:
+def targets(examples: Examples | TaskRows) -> int:
+    """What an epoch is supervised at: items after a history, or answers."""
+    return int(_sizes(examples)[2].sum())
+
+
+def traffic(examples: Examples | TaskRows, settings: Plan, children: int) -> Traffic:
     """Counted over the batches of the first epoch; those of the others differ in their order alone."""
     length_E, supervised_E, targets_E, history_E = _sizes(examples)
     batches = epoch_batches(examples.lengths(), settings.batch_size, settings.seed, 0)
@@ -95,8 +102,11 @@ def traffic(examples: Examples, settings: Plan, children: int) -> Traffic:
     )  # fmt: skip
 
 
-def _sizes(examples: Examples) -> tuple[np.ndarray, ...]:
+def _sizes(examples: Examples | TaskRows) -> tuple[np.ndarray, ...]:
     """(tokens, supervised tokens, targets, longest history) of each example, as the collator makes them."""
+    if isinstance(examples, TaskRows):
+        book, chosen = examples.book, examples.chosen
+        return examples.lengths(), book.sizes(book.response, chosen), np.ones(len(examples), int), chosen.history.length
     parts = []
     for start in range(0, len(examples), ROWS):
         rows = np.arange(start, min(start + ROWS, len(examples)))
@@ -127,13 +137,12 @@ def estimate(task: Task, found: Traffic) -> Estimate:
     phase = next((phase for phase in task.method.phases(task.options) if phase.data == "next_item"), None)
     if phase is None:
         raise UserError(f"ilrec plan knows phases on the next-item task, and '{settings.method}' has none")
-    opened = _job.equipped(open_shapes(task), settings, task.parents["ids"])
+    opened = _backbones.equipped(open_shapes(task), settings, task.parents["ids"])
     model = _job.supervised(task, opened, _models.catalogue(task.parents["ids"], opened.tokenizer))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = budget.without_data(model, mode)
-    module, _, function = phase.loss.partition(":")
     how = Pass(
-        loss=getattr(plugins.part(task.method, module), function)(task.options),
+        loss=plugins.named(task.method, phase.loss)(task.options),
         weights=phase.weights or task.method.weights(task.options),
         chunk=settings.loss_chunk,
         dtype=settings.dtype,

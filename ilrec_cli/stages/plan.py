@@ -10,7 +10,7 @@ from ilrec_cli import devices
 from ilrec_cli.console import Console
 from ilrec_cli.lm.guessed import GuessedTokenizer
 from ilrec_cli.settings import Plan
-from ilrec_cli.stages import _inputs, _job, _plan, _timing
+from ilrec_cli.stages import _backbones, _inputs, _models, _plan, _timing
 from ilrec_cli.stages import _task as tasks
 from ilrec_cli.stages._job import Task
 from ilrec_cli.stages._plan import Estimate, Traffic
@@ -27,9 +27,9 @@ def run(config: Plan) -> dict[str, Any]:
     console = Console.of(config)
     task = tasks.decided(config, rewards=config.measure)
     settings: Any = task.settings
-    opened = _job.equipped(_plan.open_shapes(task), settings, task.parents["ids"])
+    opened = _backbones.equipped(_plan.open_shapes(task), settings, task.parents["ids"])
     examples = _plan.open_examples(task, opened)
-    most = _plan.children(task, examples.catalogue)
+    most = _plan.children(task, _models.catalogue(task.parents["ids"], opened.tokenizer))
     found = _plan.traffic(examples, settings, most)
     needed = _plan.estimate(task, found)
     room = _room(settings)
@@ -37,7 +37,7 @@ def run(config: Plan) -> dict[str, Any]:
     guessed = isinstance(opened.tokenizer, GuessedTokenizer)
     result = {
         "parameters": needed.parameters, "trained_parameters": needed.trained,
-        "examples": len(examples), "targets": int((examples.windows.stop - examples.windows.first).sum()),
+        "examples": len(examples), "targets": _plan.targets(examples),
         "steps": found.steps, "steps_per_epoch": found.epoch_steps, "tokens": found.tokens,
         "padded_tokens": found.padded, "supervised_tokens": found.supervised, "tokens_are_estimated": guessed,
         "micro_batches": [shape._asdict() for shape in found.shapes],
@@ -93,7 +93,7 @@ def _advise(task: Task, found: Traffic, room: int, most: int, console: Console) 
     for tried in _plan.smaller(settings, max(shape.positions for shape in found.shapes)):
         other = _plan.plan_of(task, tried)
         if (tried.micro_batch, tried.devices) != (settings.micro_batch, settings.devices):
-            opened = _job.equipped(_plan.open_shapes(other), tried, task.parents["ids"])
+            opened = _backbones.equipped(_plan.open_shapes(other), tried, task.parents["ids"])
             found = _plan.traffic(_plan.open_examples(other, opened), tried, most)
         needed = _plan.estimate(other, found)
         if with_reserve(needed.total) <= room:

@@ -16,7 +16,7 @@ from ilrec_cli.datasets._raw import Raw, Reading
 from ilrec_cli.errors import UserError
 from ilrec_cli.settings import Preprocess
 from ilrec_cli.spill import Spill
-from ilrec_cli.stages import _dataset, _inputs, _raw_files, _sieve, _tables
+from ilrec_cli.stages import _dataset, _inputs, _raw_files, _said, _sieve, _tables
 from ilrec_cli.stages._splitter import Splitter
 
 
@@ -49,6 +49,7 @@ def _run(config: Preprocess, target: Path, spill: Spill) -> dict[str, Any]:
     before = artifacts.read_manifest(target)["digest"] if artifacts.exists(target) else None
     with artifacts.create(target, kind="data", config=recorded, seed=config.seed, parents={}) as folder:
         statistics, misfits = _tables.write(folder, made, splitter, raw.candidates, config)
+        unsaid = _said.write(folder, made, raw.said)
         if faults.rejected:
             artifacts.write_text(folder / "rejected.jsonl", "".join(json.dumps(row) + "\n" for row in faults.rejected))
         card: dict[str, Any] = {
@@ -66,6 +67,7 @@ def _run(config: Preprocess, target: Path, spill: Spill) -> dict[str, Any]:
         }
         if misfits:
             card["dropped"]["published candidate sets that fit no held-out target"] = misfits
+        card["dropped"] |= unsaid
         card["published"] = _published(config, statistics)
         artifacts.write_json(folder / "card.json", card)
     if spill.written:

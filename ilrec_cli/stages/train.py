@@ -13,11 +13,11 @@ from ilrec_cli import artifacts, folders
 from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.interrupt import Stopped
-from ilrec_cli.lm import backbone
+from ilrec_cli.lm import backbone, cost
 from ilrec_cli.lm.loop import Progress
 from ilrec_cli.lm.phases import run_phases
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _inputs, _job, _processes, _run_folder, _task
+from ilrec_cli.stages import _inputs, _job, _processes, _run_folder, _task, _tasks
 from ilrec_cli.stages._job import Prepared, Task
 
 
@@ -47,7 +47,11 @@ def run(config: Train) -> dict[str, Any]:
             model = parallel.model
             backbone.save(prepared.backbone, folder / "model")
             layers = {"candidate_layers": list(model.inner_layers)} if model.inner_layers else {}
-            artifacts.write_json(folder / "layout.json", prepared.examples.layout.as_dict() | layers)
+            artifacts.write_json(
+                folder / "layout.json",
+                prepared.examples.layout.as_dict() | layers | _tasks.record(config, prepared.backbone.tokenizer),
+            )
+            _write_costs(folder, task, progress)
             if model.layer_heads is not None:
                 model.layer_heads.save(folder)
             _run_folder.finish(folder, task)
@@ -68,10 +72,29 @@ def _train(prepared: Prepared, task: Task, folder: Path, console: Console) -> Pr
         )
 
 
+def _write_costs(folder: Path, task: Task, progress: Progress) -> None:
+    """cost.json: a row for every phase, those of the run that this one starts from before them, and sums."""
+    before: list[dict[str, Any]] = []
+    if "from" in task.parents and (task.parents["from"].path / "cost.json").is_file():
+        found = task.parents["from"].json("cost.json")
+        before = found["before"] + found["phases"]
+    artifacts.write_json(
+        folder / "cost.json",
+        {"before": before, "phases": progress.costs, "total": cost.total(before + progress.costs)},
+    )
+
+
 def _describe(prepared: Prepared, settings: Train, console: Console) -> None:
     model, examples = prepared.parallel.model, prepared.examples
     every = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     layers = f", candidate layers {', '.join(map(str, model.inner_layers))}" if model.inner_layers else ""
     console.say(f"{settings.method} on {settings.backbone}: {every:,} parameters, {trained:,} trained{layers}")
-    console.say(f"{len(examples):,} examples, {examples.targets(np.arange(len(examples))):,} targets")
+    if prepared.rows is None:
+        console.say(f"{len(examples):,} examples, {examples.targets(np.arange(len(examples))):,} targets")
+        return
+    rows = prepared.rows
+    tasks = ", ".join(f"{name} {count:,}" for name, count in zip(rows.names, rows.wanted, strict=True))
+    console.say(f"{len(rows):,} examples an epoch: {tasks}")
+    for note in prepared.notes:
+        console.say(note)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,9 +17,13 @@ from test_loop import SETTINGS, a_job, catalogue, run
 
 from ilrec_cli import checkpoint
 from ilrec_cli.lm.decode import beam_search
+from ilrec_cli.lm.examples import Examples
 from ilrec_cli.lm.loop import Job
 from ilrec_cli.lm.model import SupervisedLM
+from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.sharding import Parallel
+from ilrec_cli.methods import _pairs, s_dpo
+from ilrec_cli.methods.s_dpo.loss import make_loss
 
 TWENTY = replace(SETTINGS, epochs=5, micro_batch=5)
 
@@ -38,6 +43,34 @@ def parity(folder: Path) -> None:
             _, progress = run(job)
             assert progress.step == 20
             write(folder / f"{name}.safetensors", whole(job), job)
+
+
+def pair_job(folder: Path, **parallel: Any) -> Job:
+    """Four steps of S-DPO; 17 rows a batch, so one process has more of them. Each scores its share of the reference."""
+    job = a_job(folder, replace(TWENTY, batch_size=17, max_steps=4), torch.float64, **parallel)
+    options = s_dpo.Config(negatives=3)
+    material = Material(
+        job.settings,
+        options,
+        cast(Examples, job.source),
+        np.ones(40),
+        job.parallel,
+        folder / "phases" / "1",
+        0,
+        max_history=4,
+    )
+    source = _pairs.random_pairs(material)
+    return replace(job, source=source, loss=make_loss(options), weights={"s_dpo": 1.0}, cost=material.cost)  # type: ignore[arg-type]
+
+
+def preference(folder: Path) -> None:
+    for shard in (False, True):
+        name = "pairs-shard" if shard else "pairs-copy"
+        job = pair_job(folder / name, shard=shard)
+        _, progress = run(job)
+        write(folder / f"{name}.safetensors", whole(job), job)
+        if job.parallel.main:
+            (folder / f"{name}.json").write_text(json.dumps(progress.costs))
 
 
 def other_modes(folder: Path) -> None:
@@ -89,6 +122,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     target = Path(sys.argv[1])
     parity(target)
+    preference(target)
     other_modes(target)
     decoding(target)
     torch.distributed.barrier()

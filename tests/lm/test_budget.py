@@ -19,7 +19,7 @@ from ilrec_cli.batching import epoch_batches, share
 from ilrec_cli.lm import shapes
 from ilrec_cli.lm.guessed import GuessedTokenizer
 from ilrec_cli.settings import Plan
-from ilrec_cli.stages import _job, _plan
+from ilrec_cli.stages import _backbones, _plan
 from ilrec_cli.stages import _task as tasks
 
 PUBLISHED = {
@@ -75,7 +75,7 @@ def test_counts_are_those_of_the_batches(world: Path) -> None:
     values = {"dataset": "toy", "work": str(world), "method": "sft", "batch_size": 24, "micro_batch": 5, "devices": 2,
               "epochs": 3, "targets": "last"}  # fmt: skip
     task = tasks.decided(configs.build(Plan, values, "plan"), rewards=False)
-    opened = _job.equipped(_plan.open_shapes(task), task.settings, task.parents["ids"])
+    opened = _backbones.equipped(_plan.open_shapes(task), task.settings, task.parents["ids"])
     examples = _plan.open_examples(task, opened)
     found = _plan.traffic(examples, task.settings, 0)
     tokens = padded = supervised = 0
@@ -124,7 +124,7 @@ def test_shards_hold_their_part(world: Path, tmp_path: Path) -> None:
     found = {}
     for name, more in {"copies": {}, "shards": {"shard": True}}.items():
         task = tasks.decided(configs.build(Plan, {**values, **more}, "plan"), rewards=False)
-        opened = _job.equipped(_plan.open_shapes(task), task.settings, task.parents["ids"])
+        opened = _backbones.equipped(_plan.open_shapes(task), task.settings, task.parents["ids"])
         counted = _plan.traffic(_plan.open_examples(task, opened), task.settings, 0)
         found[name] = _plan.estimate(task, counted).memory
     for kind in ("weights", "optimiser"):

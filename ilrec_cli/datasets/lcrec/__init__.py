@@ -2,7 +2,7 @@
 
 Source: B. Zheng et al., "Adapting Large Language Models by Integrating Collaborative Semantics for
 Recommendation" (LC-Rec), ICDE 2024, arXiv 2311.09049. `<Name>.user2id` and `<Name>.item2id` (raw id, tab, number)
-give the original ids where present. The data are processed already, so nothing is filtered by default; times are
+give the original ids where present; `<Name>.user.json` has what users like and ask for, in words. The data are processed already, so nothing is filtered by default; times are
 lost, `timestamp` is the place in the user's sequence.
 """
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from ilrec_cli.datasets import _files, _log, _raw, lcrec
 from ilrec_cli.datasets._raw import Raw, Reading
+from ilrec_cli.datasets.lcrec import said
 from ilrec_cli.errors import UserError
 
 
@@ -33,6 +34,7 @@ def load(folder: Path, dataset: str, config: lcrec.Config, reading: Reading) -> 
         _log.interned([_interactions(sequences, users, items)], reading.spill),
         _items(numbers, items, texts, reading),
         ticks=None,
+        said=said.read(inter.with_name(f"{stem}.user.json"), users, items, reading),
     )
 
 

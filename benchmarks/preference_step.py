@@ -1,0 +1,181 @@
+"""Time of a step (forward and backward) of preference tuning: a prompt shared by its responses, and tokens a second.
+
+    python benchmarks/preference_step.py [--device cuda --dtype bfloat16]
+
+Rows of a prompt (of 30, 60 or 120 tokens) and items of four codes and an end token. `s_dpo` has five negatives and one
+sequence a row; `s_dpo_separate` is the same loss over six sequences a row, each with the prompt. Beside them supervised
+fine-tuning of the same prompts and items, and the other methods. Throughput counts tokens that pass forward, padding
+excluded; here is none. All cells of a shape in one process, in interleaved rounds, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+from _common import write
+from torch import Tensor
+
+from ilrec_cli import devices
+from ilrec_cli.lm.examples import Batch
+from ilrec_cli.lm.model import SupervisedLM
+from ilrec_cli.lm.responses import Responses, pack
+from ilrec_cli.methods import dpo, ilrec, rosepo, s_dpo, sprec
+from ilrec_cli.methods._sft import make_loss as make_sft
+from ilrec_cli.methods.dpo.loss import make_loss as make_dpo
+from ilrec_cli.methods.ilrec.loss import make_loss as make_ilrec
+from ilrec_cli.methods.rosepo.loss import make_loss as make_rosepo
+from ilrec_cli.methods.s_dpo.loss import make_loss as make_s_dpo
+from ilrec_cli.methods.sprec.loss import make_loss as make_sprec
+
+ITEM, NEGATIVES = 5, 5  # tokens of an item, its end token included
+PROMPTS = (30, 60, 120)
+ROUNDS = 5
+
+
+class Size(NamedTuple):
+    """A Llama and the rows of its batches."""
+
+    width: int
+    layers: int
+    vocabulary: int
+    rows: int
+
+
+SIZES = {"cpu": Size(256, 4, 10_000, 16), "cuda": Size(2048, 16, 129_280, 32)}
+
+
+class Bench:
+    """A random model and the batches of its cells."""
+
+    def __init__(self, size: Size, prompt: int, device: torch.device, dtype: torch.dtype):
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=size.vocabulary, hidden_size=size.width, intermediate_size=4 * size.width,
+            num_hidden_layers=size.layers, num_attention_heads=size.width // 64, num_key_value_heads=size.width // 64,
+            use_cache=False,
+        )  # fmt: skip
+        with torch.device(device):
+            self.model = LlamaForCausalLM(config).to(dtype).train()
+        self.device, self.rng = device, np.random.default_rng(0)
+        self.prompt_K = self.rng.integers(2, size.vocabulary, size=size.rows * prompt)
+        self.length_B = np.full(size.rows, prompt)
+        self.item_BRT = self.rng.integers(2, size.vocabulary, size=(size.rows, 1 + NEGATIVES, ITEM))
+        self.item_BRT[:, :, -1] = 1
+
+    def responses(self, answers: int, *, branched: bool = True) -> Responses:
+        item_BRT = self.item_BRT[:, :answers]
+        reference = torch.full(item_BRT.shape[:2], -50.0)
+        extra = {"reference": reference, "smoothing": torch.full((len(item_BRT), answers - 1), 0.2)}
+        return pack(self.prompt_K, self.length_B, item_BRT, branched=branched, extra=extra).to(self.device)
+
+    def supervised(self) -> Batch:
+        """The same prompts, each with its first item."""
+        rows, prompt = len(self.length_B), int(self.length_B[0])
+        input_BS = np.concatenate([self.prompt_K.reshape(rows, prompt), self.item_BRT[:, 0]], axis=1)
+        position_N = (np.arange(rows)[:, None] * input_BS.shape[1] + prompt - 1 + np.arange(ITEM)).ravel()
+        nothing_N = np.zeros(rows * ITEM, dtype=np.int64)
+        parts = (input_BS, np.ones_like(input_BS), position_N, self.item_BRT[:, 0].ravel(), nothing_N, nothing_N)
+        return Batch(*(torch.from_numpy(part) for part in parts), torch.zeros(rows, 1).long()).to(self.device)
+
+    def cells(self) -> dict[str, tuple[Callable[[], Tensor], int]]:
+        """name -> (step that gives the mean loss, tokens that it feeds)."""
+        plain = SupervisedLM(self.model)
+        layered = SupervisedLM(self.model, (self.model.config.num_hidden_layers - 1,))
+        options = ilrec.Config(mu_crr=0)
+        each: dict[str, tuple[SupervisedLM, Any, Batch | Responses, dict[str, float]]] = {
+            "sft": (plain, make_sft(None), self.supervised(), {"ce": 1.0}),
+            "ilrec": (layered, make_ilrec(options), self.supervised(), ilrec.weights(options)),
+            "s_dpo": (plain, make_s_dpo(s_dpo.Config()), self.responses(1 + NEGATIVES), {"s_dpo": 1.0}),
+            "s_dpo_separate": (
+                plain, make_s_dpo(s_dpo.Config()), self.responses(1 + NEGATIVES, branched=False), {"s_dpo": 1.0}
+            ),
+            "dpo": (plain, make_dpo(dpo.Config()), self.responses(2), {"dpo": 1.0}),
+            "rosepo": (plain, make_rosepo(rosepo.Config()), self.responses(2), {"rosepo": 1.0}),
+            "sprec": (plain, make_sprec(sprec.Config()), self.responses(2), {"dpo": 1.0}),
+        }  # fmt: skip
+        return {name: (self._step(*parts), sum(parts[2].fed())) for name, parts in each.items()}
+
+    def _step(self, lm: SupervisedLM, loss: Any, batch: Any, weights: dict[str, float]) -> Callable[[], Tensor]:
+        def step() -> Tensor:
+            terms = lm(batch, loss)
+            return torch.as_tensor(sum(weight * terms.losses[name][0] / terms.losses[name][1]
+                                       for name, weight in weights.items() if weight))  # fmt: skip
+
+        return step
+
+    def run(self, step: Callable[[], Tensor]) -> tuple[float, float]:
+        """(seconds of forward and backward, loss)."""
+        self.model.zero_grad(set_to_none=True)
+        self._wait()
+        started = time.perf_counter()
+        loss = step()
+        loss.backward()
+        self._wait()
+        return time.perf_counter() - started, float(loss.detach())
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def measure(bench: Bench) -> dict[str, Any]:
+    """Every cell's median seconds, tokens, tokens a second, loss."""
+    cells = bench.cells()
+    seconds: dict[str, list[float]] = {name: [] for name in cells}
+    losses = {}
+    for number in range(1 + ROUNDS):
+        for name, (step, _) in cells.items():
+            taken, losses[name] = bench.run(step)
+            if number:
+                seconds[name].append(round(taken, 5))
+    return {
+        name: {"seconds": statistics.median(seconds[name]), "all_seconds": seconds[name], "tokens": tokens,
+               "tokens_a_second": round(tokens / statistics.median(seconds[name])), "loss": losses[name]}
+        for name, (_, tokens) in cells.items()
+    }  # fmt: skip
+
+
+def claims(found: dict[str, Any]) -> dict[str, Any]:
+    """What is to be shown of each prompt length: the shared step's time and loss, the worst throughput beside SFT's."""
+    shared, separate, sft = found["s_dpo"], found["s_dpo_separate"], found["sft"]
+    others = [name for name in found if name not in ("sft", "s_dpo_separate")]
+    return {
+        "shared_over_separate": round(shared["seconds"] / separate["seconds"], 3),
+        "loss_difference": abs(shared["loss"] - separate["loss"]),
+        "throughput_over_sft": {
+            name: round(found[name]["tokens_a_second"] / sft["tokens_a_second"], 3) for name in others
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=list(devices.DTYPES))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    size, found = SIZES[device.type], {}
+    for prompt in PROMPTS:
+        cells = measure(Bench(size, prompt, device, devices.DTYPES[options.dtype]))
+        found[str(prompt)] = {"cells": cells, "claims": claims(cells)}
+        print(prompt, found[str(prompt)]["claims"], flush=True)
+    about = {"size": size._asdict(), "device": options.device, "dtype": options.dtype, "threads": options.threads}
+    print(write("preference-step" + ("" if device.type == "cpu" else "-gpu"), {**about, "prompts": found}))
+
+
+if __name__ == "__main__":
+    main()

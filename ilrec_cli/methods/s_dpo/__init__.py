@@ -1,0 +1,48 @@
+"""S-DPO: each target preferred to several random items at once, after supervised fine-tuning; alias sdpo.
+
+-log sigma(-log sum_j exp(-beta d_j)): cross-entropy of the target in a softmax over itself and its negatives of beta times
+what the policy gained on the reference. (TRL's loss_type "sdpo" is another method.) Source: arXiv 2406.09215.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from ilrec_cli.methods._phase import Phase, sft
+
+NEEDS: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """beta, epochs and rate of softmax_dpo.sh; five random negatives as the ILRec paper has them."""
+
+    beta: Annotated[float, "strength of the tie to the reference"] = 1.0
+    negatives: Annotated[int, "random items outside the user's training part, for each target"] = 5
+    pair_epochs: Annotated[int, "passes over the pairs"] = 3
+    pair_learning_rate: Annotated[float, "peak rate on pairs"] = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "pair_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+        for name in ("negatives", "pair_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+
+def phases(config: Config) -> list[Phase]:
+    return [
+        sft(), Phase("s_dpo", "_pairs:random_pairs", "loss:make_loss", config.pair_epochs, config.pair_learning_rate)
+    ]  # fmt: skip
+
+
+def needs(config: Config) -> tuple[str, ...]:
+    """What this configuration uses of NEEDS: nothing."""
+    return NEEDS
+
+
+def weights(config: Config) -> dict[str, float]:
+    """Weight of every loss term in the total."""
+    return {"s_dpo": 1.0}

@@ -1,0 +1,76 @@
+"""The model that is trained: from scratch, as it was published, or from a run; with item tokens and adapters."""
+
+from __future__ import annotations
+
+import torch
+
+from ilrec_cli.artifacts import Artifact
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm import backbone, prompts
+from ilrec_cli.lm.adapters import Lora
+from ilrec_cli.lm.backbone import Backbone
+from ilrec_cli.lm.tasks import known, parse
+from ilrec_cli.settings import Train
+from ilrec_cli.stages import _models
+
+
+def open_backbone(settings: Train, data: Artifact) -> Backbone:
+    """The model as it was before it met items."""
+    if backbone.is_tiny(settings.backbone):
+        if settings.quantize != "none":
+            raise UserError(
+                f"--quantize {settings.quantize}: {settings.backbone} starts from scratch, name a trained one"
+            )
+        size = backbone.TinySize(
+            hidden_size=settings.hidden_size,
+            n_layers=settings.n_layers,
+            n_heads=settings.n_heads,
+            inner_size=settings.inner_size,
+        )
+        return backbone.build_tiny(settings.backbone, size, _texts(data, settings), settings.seed)
+    return backbone.load(settings.backbone, weight_dtype(settings), settings.quantize)
+
+
+def weight_dtype(settings: Train) -> torch.dtype:
+    """Of a pretrained model. Fully trained weights stay in float32: bfloat16 weights swallow small updates."""
+    return torch.bfloat16 if settings.tuning == "lora" and settings.dtype == "bfloat16" else torch.float32
+
+
+def equipped(opened: Backbone, settings: Train, ids: Artifact) -> Backbone:
+    """The model with item tokens, and adapters if asked for."""
+    token_ids = backbone.add_item_tokens(opened, _models.special_tokens(ids), settings.seed)
+    if settings.tuning == "lora":
+        backbone.add_lora(opened, _lora(settings), token_ids, settings.seed)
+    if settings.gradient_checkpointing:
+        opened.model.gradient_checkpointing_enable()
+    return opened
+
+
+def started(settings: Train, run: Artifact, ids: Artifact) -> Backbone:
+    """The model of a run, trainable as it was there."""
+    opened = backbone.open_saved(run.path / "model", weight_dtype(settings), trainable=True)
+    if settings.tuning == "lora" and opened.base is None:
+        # Adapters on a model from scratch were merged into it: new ones start from there.
+        vocabulary = opened.tokenizer.get_vocab()
+        token_ids = [vocabulary[token] for token in _models.special_tokens(ids)]
+        backbone.add_lora(opened, _lora(settings), token_ids, settings.seed)
+    if settings.gradient_checkpointing:
+        opened.model.gradient_checkpointing_enable()
+    return opened
+
+
+def _lora(settings: Train) -> Lora:
+    return Lora(
+        r=settings.lora_r,
+        alpha=settings.lora_alpha,
+        dropout=settings.lora_dropout,
+        targets=settings.lora_targets,
+        rank_stabilised=settings.lora_rslora,
+    )
+
+
+def _texts(data: Artifact, settings: Train) -> list[str]:
+    """What a tokenizer from scratch is trained on: the catalogue's text where there is some, and the prompts."""
+    items = data.table("items")
+    columns = [items[name].to_pylist() for name in ("title", "description", "brand")]
+    return prompts.all_text(known(parse(settings.tasks))) + [text for column in columns for text in column if text]

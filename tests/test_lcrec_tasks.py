@@ -1,0 +1,207 @@
+"""LC-Rec's tasks through the commands: what users said, mixtures, logs, resumption, defaults, refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY_LM, Finished, instruments_folder
+
+from ilrec_cli import artifacts, cli
+from ilrec_cli.json_log import read_log
+from ilrec_cli.stages import _inputs, _tasks
+
+ALL = "next_item,text_to_item,item_to_text,fusion:50,item_search,preference"
+
+
+def raw_folder(folder: Path) -> Path:
+    """LC-Rec's files: sequences, index, text (the first user.s first item has none), and what users 0 to 19 said."""
+    instruments_folder(folder, users=60)
+    sequences = json.loads((folder / "Instruments.inter.json").read_text())
+    items = {item for row in sequences.values() for item in row}
+    text = {item: {"title": f"Drum {item}.", "description": [f"A drum with {item} heads."], "brand": "B", "categories": "x"} for item in items}  # fmt: skip
+    text[sequences["0"][0]] = {"title": "", "description": "", "brand": "", "categories": ""}
+    (folder / "Instruments.item.json").write_text(json.dumps(text))
+    users = list(sequences)[:20]
+    wishes = {user: {"item": sequences[user][-3], "inters": sequences[user][:-3], "querys": [f"ask {user}", f"want {user}"]} for user in users}  # fmt: skip
+    wishes[users[0]]["item"] = sequences[users[0]][-1]  # held out: must not be asked for
+    wishes[users[1]]["item"] = 10**6
+    likes = {user: [f"likes {user}", f"loves {user}", ""] for user in users[:10]}
+    likes["nobody"] = ["likes nothing"]
+    said = {"user_explicit_preference": likes, "user_vague_intention": {"train": wishes, "test": {users[2]: {"item": 1, "querys": ["secret"]}}}}  # fmt: skip
+    (folder / "Instruments.user.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("said")
+    raw, work = raw_folder(folder / "raw"), folder / "work"
+    common = ["--dataset", "Instruments", "--work", str(work), "--quiet"]
+    cli.invoke(["preprocess", *common, "--raw-dir", str(raw)])
+    cli.invoke(["build-ids", *common, "--scheme", "lcrec-index", "-o", f"index={raw / 'Instruments.index.json'}"])
+    cli.invoke(["train-cf", *common, "--name", "sasrec", "--epochs", "1", "-o", "hidden_size=16"])
+    return work
+
+
+def common(work: Path) -> list[str]:
+    return ["--dataset", "Instruments", "--work", str(work)]
+
+
+def test_what_users_said_is_kept_with_the_data_and_only_training_items_are_asked_for(said_world: Path) -> None:
+    data = artifacts.read(said_world / "Instruments" / "data", "data")
+    rows = data.table("said").to_pylist()
+    assert len(rows) == 20
+    assert data.json("card.json")["dropped"]["texts of users that are not there"] == 1
+    assert data.json("card.json")["dropped"]["queries for items that are not there"] == 1
+    sequences = data.table("sequences")["items"].to_pylist()
+    texts = _tasks.texts_of(data)
+    assert "secret" not in "".join(texts.query)
+    _, user, end = _inputs.events(data, "train")
+    search, likes = (_tasks._cases(task, data, user, end) for task in ("item_search", "preference"))
+    assert len(search) == 18, "one asks for a held-out item, one for an unknown one"
+    by_item = {(row["user"], row["item"]): row for row in rows}
+    assert search.item.tolist() == [row["item"] for row in rows if row["item"] in sequences[row["user"]][:-2]]
+    owners = [row["user"] for row in rows if row["item"] in sequences[row["user"]][:-2]]
+    for place, owner in enumerate(owners):
+        history = search.history.flat[search.history.start[place] :][: search.history.length[place]].tolist()
+        assert history == sequences[owner][:-3][-20:]
+        first, count = (part[place] for part in search.query)
+        assert texts.query[first : first + count] == by_item[owner, search.item[place]]["queries"]
+    for place, row in enumerate(rows):
+        history = likes.history.flat[likes.history.start[place] :][: likes.history.length[place]].tolist()
+        assert history == sequences[row["user"]][:-3][-20:]
+        first, count = (part[place] for part in likes.preference)
+        assert texts.preference[first : first + count] == row["preferences"]
+    assert {len(row["preferences"]) for row in rows} == {0, 2}
+
+
+def test_six_tasks_train_and_resume_to_the_same_bits(said_world: Path, ilrec: Callable[..., Finished]) -> None:
+    flags = [*common(said_world), *TINY_LM, "--tasks", ALL, "--epochs", "2", "--batch-size", "64"]
+    done = ilrec("train", *flags, "--method", "ilrec", "--name", "whole")
+    assert done.code == 0, done.err
+    assert "fusion 50, item_search 18, preference 10" in done.out
+    assert "preference: 10 of 20 left out, without text" in done.out
+    assert "text_to_item: 1 of" in done.out
+    run = said_world / "Instruments" / "runs" / "whole" / "train"
+    log = read_log(run / "log.jsonl")
+    named = {name for row in log for name in row if name.startswith("ce_")}
+    assert named == {f"ce_{name.partition(':')[0]}" for name in ALL.split(",")}
+    kept = json.loads((run / "layout.json").read_text())
+    assert len(kept["templates"]) == 17
+    assert kept["templates"][0]["text"].startswith("An instruction follows.")
+    assert {name: kept[name] for name in ("lead", "tail")} == {
+        name: kept["templates"][0][name] for name in ("lead", "tail")
+    }
+    steps = max(row["step"] for row in log)
+    for stop in (3, steps // 2 + 2):
+        name = f"stopped-{stop}"
+        flags_ = [*flags, "--method", "ilrec", "--name", name, "--save-every", "1"]
+        stopped(flags_, stop)
+        again = ilrec("train", *flags_, "--resume")
+        assert again.code == 0, again.err
+        weights = [
+            (said_world / "Instruments" / "runs" / each / "train" / "model" / "model.safetensors").read_bytes()
+            for each in ("whole", name)
+        ]
+        assert weights[0] == weights[1], stop
+
+
+def stopped(flags: list[str], after: int) -> None:
+    """A run that is told to stop in the middle of a step."""
+    import os
+    import signal
+
+    from ilrec_cli.lm.steps import Updater
+
+    plain, calls = Updater.update, []
+
+    def counting(self: Any, *arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *arguments, **named)
+
+    Updater.update = counting  # type: ignore[method-assign]
+    try:
+        assert cli._guarded(["train", *flags]) != 0
+    finally:
+        Updater.update = plain  # type: ignore[method-assign]
+
+
+def test_defaults(said_world: Path, world: Path) -> None:
+    from ilrec_cli import config as configs
+    from ilrec_cli.settings import Train
+    from ilrec_cli.stages import _task
+
+    def decided(work: Path, dataset: str, **values: Any) -> tuple[str, tuple[str, ...]]:
+        settings = configs.build(Train, {"dataset": dataset, "work": str(work), **values}, "train")
+        found = _task.decided(settings, rewards=False).settings
+        return found.targets, found.tasks
+
+    assert decided(said_world, "Instruments") == ("all", ())
+    assert decided(said_world, "Instruments", targets="last") == ("last", ())
+    assert decided(said_world, "Instruments", tasks=["fusion"]) == ("last", ("fusion",))
+    assert decided(said_world, "Instruments", backbone="some/model") == (
+        "last", ("next_item", "text_to_item", "item_to_text", "fusion:0.15", "item_search", "preference"),
+    )  # fmt: skip
+    assert decided(world, "toy", backbone="some/model")[1] == (
+        "next_item",
+        "text_to_item",
+        "item_to_text",
+        "fusion:0.15",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--tasks", "nxt_item"], "--tasks: there is no 'nxt_item'"),
+        (["--tasks", "item_search"], "--tasks item_search: these data have nothing that users said"),
+        (["--tasks", "fusion", "--targets", "all"], "--tasks needs a prompt for every target"),
+        (["--tasks", "fusion", "--vocab-scope", "ids"], "--vocab-scope ids: the task fusion is answered in words"),
+        (["--tasks", "fusion", "--max-length", "40"], "--tasks fusion: no example is left"),
+        (["--chat"], "--chat: the tokenizer of this backbone has no chat template"),
+    ],
+)
+def test_what_cannot_be_is_refused(world: Path, ilrec: Callable[..., Finished], flags: list[str], why: str) -> None:
+    result = ilrec("train", "--dataset", "toy", "--work", world, "--ids", "text", *TINY_LM, "--name", "no", *flags)
+    assert why in result.one_line()
+    assert not (world / "toy" / "runs" / "no").exists()
+
+
+def test_a_user_file_of_another_form_is_refused(tmp_path: Path, ilrec: Callable[..., Finished]) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    for content, why in (
+        ({"user_explicit_preference": []}, "expected an object with user_explicit_preference"),
+        ({"user_explicit_preference": {"0": "likes"}}, "texts of user '0' are 'likes', expected a list"),
+        ({"user_vague_intention": {"train": {"0": {"querys": []}}}}, "the intention of user '0'"),
+    ):
+        (raw / "Instruments.user.json").write_text(json.dumps(content))
+        result = ilrec("preprocess", *common(tmp_path / "work"), "--raw-dir", raw)
+        assert why in result.one_line()
+
+
+def test_epochs_show_other_templates_and_the_same_ones_again(said_world: Path) -> None:
+    """Through the artifacts, as `train` does it."""
+    from ilrec_cli import config as configs
+    from ilrec_cli.settings import Train
+    from ilrec_cli.stages import _backbones, _job, _models, _task
+
+    settings = configs.build(
+        Train, {"dataset": "Instruments", "work": str(said_world), "tasks": ALL.split(",")}, "train"
+    )
+    task = _task.decided(settings, rewards=False)
+    data, ids = task.parents["data"], task.parents["ids"]
+    opened = _backbones.equipped(_backbones.open_backbone(task.settings, data), task.settings, ids)
+    rows, _ = _job.make_rows(task.settings, data, _models.catalogue(ids, opened.tokenizer), opened.tokenizer)
+    assert rows is not None
+    assert len(rows) == len(rows.at(1)) == sum(rows.wanted)
+    templates = [rows.at(epoch).chosen.template_B for epoch in (0, 1, 1)]
+    assert (templates[1] == templates[2]).all()
+    assert (templates[0] != templates[1]).mean() > 0.8
+    assert rows.at(1).rewarded(np.arange(len(rows))) < rows.at(1).supervised(np.arange(len(rows)))
