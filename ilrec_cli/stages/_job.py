@@ -202,7 +202,7 @@ def _training_events(settings: Train, data: Artifact) -> tuple[np.ndarray, np.nd
 def _validation(
     settings: Train, data: Artifact, parallel: Parallel, items: Catalogue, layout: Layout
 ) -> Callable[[], dict[str, float]]:
-    """Hit@10 and NDCG@10 on a fixed sample of validation events, shared out over the processes."""
+    """Hit@10 and NDCG@10 on a fixed sample of validation events, shared out over the processes; Hit@50 of enough beams."""
     sequences, max_history = _inputs.sequences(data), data.json("card.json")["max_history"]
     popularity = _inputs.training_popularity(data)
     _, user, end = _inputs.events(data, "valid")
@@ -221,9 +221,9 @@ def _validation(
     def validate() -> dict[str, float]:
         parallel.model.eval()
         with parallel.autocast():
-            values = ranking_metrics(parallel.together(rank).rank_E, [10])
-        sums = torch.tensor([float(values[name].sum()) for name in ("hit@10", "ndcg@10")], device=parallel.device)
-        hit, ndcg = (parallel.summed(sums) / len(chosen)).tolist()
-        return {"hit@10": hit, "ndcg@10": ndcg}
+            values = ranking_metrics(parallel.together(rank).rank_E, [10, 50])
+        names = ("hit@10", "ndcg@10", *(("hit@50",) if settings.valid_beams >= 50 else ()))
+        sums = torch.tensor([float(values[name].sum()) for name in names], device=parallel.device)
+        return dict(zip(names, (parallel.summed(sums) / len(chosen)).tolist(), strict=True))
 
     return validate

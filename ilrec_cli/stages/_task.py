@@ -29,7 +29,7 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
     parents = {"data": data, "ids": ids, **parents}
     config = replace(_tasks.decided(config, data, ids), method=plugins.short_name(method), learning_rate=rate)
     needs = method.needs(options)
-    if rewards and {"cf_scores", "cf_oracle"} & set(needs):
+    if rewards and {"cf_scores", "cf_oracle", "cf_reward"} & set(needs):
         parents["cf"] = _inputs.read_cf(config, data, config.cf)
     recorded = {**configs.as_dict(config, control=False), "options": configs.as_dict(options)}
     return Task(config, method, options, needs, parents, recorded)
