@@ -64,8 +64,11 @@ class Rollouts:
         parallel, catalogue, tokens = self.material.parallel, self.prompts.catalogue, 0
         self.made.clear()
         for part in share(rows, self.material.settings.micro_batch, parallel.rank, parallel.world):
-            self.made[part.tobytes()] = leaf_BR = self.answers(part)
-            tokens += int(catalogue.length_I[items_of(catalogue.trie, leaf_BR[leaf_BR >= 0])].sum())
+            # A process without rows of its own runs another's, as the updater does, so that all stay in step.
+            run = part if len(part) else rows[:1]
+            self.made[run.tobytes()] = leaf_BR = self.answers(run)
+            own = items_of(catalogue.trie, leaf_BR[leaf_BR >= 0]) if len(part) else np.zeros(0, dtype=np.int64)
+            tokens += int(catalogue.length_I[own].sum())
         return sum(parallel.gather(tokens))
 
     def rewarded(self, rows: np.ndarray) -> int:
@@ -74,7 +77,7 @@ class Rollouts:
 
     def batch(self, rows: np.ndarray) -> Responses:
         """Prompts with answers, their rewards, and the reference's log-probabilities of every token."""
-        leaf_BR = self.made.pop(rows.tobytes(), None)
+        leaf_BR = self.made.get(rows.tobytes())
         leaf_BR = self.answers(rows) if leaf_BR is None else leaf_BR
         batch = self._packed(rows, leaf_BR)
         self.material.cost.add(making_tokens=sum(batch.fed()))
@@ -87,9 +90,8 @@ class Rollouts:
 
         A sample depends on the seed, the epoch and its prompt alone: any split of a batch has the same.
         """
-        none = np.zeros((0, self.material.options.group), dtype=np.int64)
         with self._making() as together:
-            leaf_BR: np.ndarray = together(lambda: self._generated(rows) if len(rows) else none)
+            leaf_BR: np.ndarray = together(lambda: self._generated(rows))
         return leaf_BR
 
     def _generated(self, rows: np.ndarray) -> np.ndarray:
