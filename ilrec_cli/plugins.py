@@ -13,7 +13,7 @@ from typing import Any
 
 from ilrec_cli.errors import UserError, nearest
 
-ALIASES = {"sdpo": "s_dpo"}  # other names of plug-ins
+ALIASES = {"sdpo": "s_dpo", "rlvr": "grpo"}  # other names of plug-ins
 FOLDERS = {"methods": "training method", "datasets": "dataset source", "cf": "collaborative model", "ids": "ID scheme"}
 
 

@@ -68,7 +68,7 @@ def sample(
 @torch.inference_mode()
 def sample_text(
     model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor, *, samples: int, max_new_tokens: int, end_token: int,
-    generator: torch.Generator, temperature: float = 1.0,
+    generator: torch.Generator | Sequence[torch.Generator], temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(token_BKT, log_prob_BKT): free responses up to the end token (included) or the limit, padded with -1 and 0.
 

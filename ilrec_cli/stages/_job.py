@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +83,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
     validate = _validation(settings, data, parallel, items, layout)
+    plainly = _validation(settings, data, parallel, items, replace(layout, thought=0))  # before it learns to think
     every = task.method.phases(task.options)
     phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
 
@@ -102,7 +104,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
             loss=plugins.named(task.method, phase.loss)(task.options),
             weights=phase.weights or task.method.weights(task.options),
             rewards=rewards,
-            validate=validate,
+            validate=plainly if phase.start else validate,
             settings=settings,
             learning_rate=phase.learning_rate or settings.learning_rate or 0.0,
             epochs=phase.epochs or settings.epochs,
@@ -147,9 +149,14 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
 
 def _layout(task: Task, opened: Backbone) -> Layout:
     """How histories become tokens: as in the run that this one starts from, if it does."""
+    thought = getattr(task.options, "thoughts", 0)
+    if thought and task.settings.vocab_scope == "ids":
+        raise UserError("thoughts are free tokens, of which --vocab-scope ids trains none; leave one of them out")
     if "from" in task.parents:
-        return Layout.from_dict(task.parents["from"].json("layout.json"))
-    return _tasks.layouts(task.settings, opened.tokenizer)[0]
+        layout = Layout.from_dict(task.parents["from"].json("layout.json"))
+    else:
+        layout = _tasks.layouts(task.settings, opened.tokenizer)[0]
+    return replace(layout, thought=thought)
 
 
 def supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:

@@ -83,6 +83,10 @@ def _source(config: Export) -> Source:
     found = artifacts.read(path, kind)
     found.require_parent(data, "data")
     layout = Layout.from_dict(found.json("layout.json"))
+    if layout.thought:
+        raise UserError(
+            f"run '{found.name}' thinks before it answers, which the libraries' search alone does not; it cannot be exported"
+        )
     return Source(found, _inputs.ids_of_run(config, found, data), data, layout)
 
 

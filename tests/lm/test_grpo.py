@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_preference_data import ITEMS, leaves, material
+from conftest import llama
+from test_preference_data import ITEMS, examples, leaves, material
 
 from ilrec_cli.errors import UserError
+from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.examples import Catalogue
 from ilrec_cli.lm.frozen import Frozen
+from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.responses import Responses, pack
 from ilrec_cli.lm.steps import Updater
 from ilrec_cli.methods import grpo
@@ -116,14 +119,14 @@ def test_answers_are_items_and_the_same_in_any_split(how: Any, tmp_path: Path) -
     some = material(tmp_path, grpo.Config(rollouts=how, group=4))
     source = data.rollouts(some).at(3)
     rows = np.array([9, 2, 5, 7])
-    whole = source.answers(rows)
-    assert np.array_equal(whole, np.concatenate([source.answers(part) for part in (rows[:1], rows[1:])]))
-    assert np.array_equal(whole, source.answers(rows))
+    whole = source.answers(rows).leaf_BR
+    assert np.array_equal(whole, np.concatenate([source.answers(part).leaf_BR for part in (rows[:1], rows[1:])]))
+    assert np.array_equal(whole, source.answers(rows).leaf_BR)
     assert np.isin(whole, some.examples.catalogue.trie.leaf_of(torch.arange(ITEMS)).numpy()).all()
     if how == "beam":
         assert all(len(set(row)) == 4 for row in whole.tolist())
     else:
-        assert not np.array_equal(whole, source.at(4).answers(rows)), "other samples in another epoch"
+        assert not np.array_equal(whole, source.at(4).answers(rows).leaf_BR), "other samples in another epoch"
     batch = source.batch(rows)
     assert batch.extra["unique"].tolist() == [len(set(row)) / 4 for row in whole.tolist()]
     target = leaves()[source.prompts.targets()[rows]]
@@ -154,6 +157,71 @@ def test_the_reference_is_the_start_and_outlives_it(tmp_path: Path) -> None:
         assert all(map(torch.equal, some.parallel.model.parameters(), moved))
 
 
+def thinking(tmp_path: Path, **options: Any) -> Any:
+    config = grpo.Config(rollouts="sample", group=4, thoughts=5, **options)
+    return data.rollouts(material(tmp_path, config, stream=False))
+
+
+def test_thoughts_are_free_the_same_in_any_split_and_before_an_item(tmp_path: Path) -> None:
+    source = thinking(tmp_path)
+    rows, catalogue = np.array([9, 2, 5]), source.prompts.catalogue
+    answers = source.answers(rows)
+    parts = [source.answers(part) for part in (rows[:2], rows[2:])]
+    assert np.array_equal(answers.leaf_BR, np.concatenate([part.leaf_BR for part in parts]))
+    thoughts = [row[row >= 0].tolist() for row in answers.thought_BRT.reshape(12, -1)]
+    assert thoughts == [row[row >= 0].tolist() for part in parts for row in part.thought_BRT.reshape(-1, part.thought_BRT.shape[2])]  # fmt: skip
+    assert len(set(map(tuple, thoughts))) > 4
+    assert {token for thought in thoughts for token in thought} - set(catalogue.trie.tokens().tolist()), (
+        "not of the catalogue alone"
+    )
+    items = data.items_of(catalogue.trie, answers.leaf_BR).flatten()
+    for tokens, thought, item in zip(source._tokens(answers).reshape(12, -1), thoughts, items, strict=True):
+        assert tokens[tokens >= 0].tolist() == [*thought, *catalogue.token_ID[item][: catalogue.length_I[item]]]
+
+
+def test_without_its_thought_an_answer_has_another_score(tmp_path: Path) -> None:
+    """And thoughts have a gradient of their own."""
+    source = thinking(tmp_path)
+    rows, lm = np.array([9, 2, 5]), source.material.parallel.model
+    answers, batch = source.answers(rows), source.batch(rows)
+    log_prob = batch.log_probs(lm)
+    length = torch.from_numpy((answers.thought_BRT >= 0).sum(2))
+    place = torch.arange(log_prob.shape[2])
+    behind = (place >= length[:, :, None]) & (batch.index_BRT >= 0)
+    silent = pack(
+        *source.prompts.tokens(rows), source._tokens(answers._replace(thought_BRT=answers.thought_BRT[:, :, :0]))
+    )
+    with_thought, without = (log_prob * behind).sum(2), silent.log_probs(lm).sum(2)
+    assert ((with_thought - without).abs() > 1e-3).all()
+    given = log_prob.detach().requires_grad_()
+    batch.extra["advantage"][:] = 1.0
+    make_loss(grpo.Config())(given, batch).losses["policy"][0].backward()
+    assert given.grad is not None
+    assert (given.grad[(place < length[:, :, None])] < 0).all(), "each of its tokens is raised"
+
+
+@torch.no_grad()
+def test_ranking_thinks_first_by_the_likeliest_tokens() -> None:
+    source = examples(stream=False)
+    catalogue, model = source.catalogue, llama()
+    history = np.array([[3, 8, -1], [11, 2, 7], [5, -1, -1]])
+    ranker = Ranker(model, catalogue, replace(source.layout, thought=4), np.ones(ITEMS), beams=6)
+    item, score = ranker.rank(history, 5)
+    for row in range(3):
+        ids = source.layout.prompts(catalogue, history[row : row + 1, : (history[row] >= 0).sum()])[0][0].tolist()
+        for _ in range(4):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == catalogue.end:
+                break
+        leaf, wanted = beam_search(
+            model, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long), catalogue.trie, beams=6
+        )
+        assert leaves()[item[row, 0]] == leaves()[data.items_of(catalogue.trie, leaf.numpy())[0, 0]]
+        assert score[row, 0].item() == pytest.approx(wanted[0, 0].item(), abs=1e-4)
+    plain = Ranker(model, catalogue, source.layout, np.ones(ITEMS), beams=6).rank(history, 5)
+    assert not torch.allclose(plain[1], score, atol=1e-3)
+
+
 def updated(some: Any, micro_batch: int | None, steps: int = 2, rate: float = 1e-2) -> Any:
     """(weights, means of the last step) after updates on the same rows."""
     some = replace(some, settings=replace(some.settings, micro_batch=micro_batch))
@@ -167,8 +235,9 @@ def updated(some: Any, micro_batch: int | None, steps: int = 2, rate: float = 1e
 @pytest.mark.parametrize("average", ["sequence", "token"])
 def test_accumulation_makes_the_updates_of_one_batch(average: Any, tmp_path: Path) -> None:
     found = []
+    how: Any = {"rollouts": "sample", "thoughts": 4} if average == "token" else {}
     for number, micro_batch in enumerate((None, 3)):
-        some = material(tmp_path / str(number), grpo.Config(group=4, prefix=1.0, beta_kl=0.1, average=average))
+        some = material(tmp_path / str(number), grpo.Config(group=4, prefix=1.0, beta_kl=0.1, average=average, **how))
         some.parallel.model.double()
         found.append(updated(some, micro_batch)[0])
     for name, value in found[0].items():

@@ -51,7 +51,8 @@ def test_killed_within_a_step_it_goes_on_to_the_same_bits(
     """As if the power failed while the reference's weights stand in the model."""
     from ilrec_cli.methods.grpo.data import Rollouts
 
-    assert train(ilrec, own_world, "straight", *SAMPLED).code == 0
+    thinking = [*SAMPLED, "-o", "thoughts=2"]
+    assert train(ilrec, own_world, "straight", *thinking).code == 0
     scored, calls = Rollouts._log_probs, []
 
     def killed(self: Rollouts, batch: Any) -> Any:
@@ -62,9 +63,9 @@ def test_killed_within_a_step_it_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(Rollouts, "_log_probs", killed)
     with pytest.raises(SystemError):
-        train(ilrec, own_world, "killed", *SAMPLED, "--quiet")
+        train(ilrec, own_world, "killed", *thinking, "--quiet")
     monkeypatch.setattr(Rollouts, "_log_probs", scored)
-    assert train(ilrec, own_world, "killed", *SAMPLED, "--resume").code == 0
+    assert train(ilrec, own_world, "killed", *thinking, "--resume").code == 0
     assert run(own_world, "killed").digest == run(own_world, "straight").digest
 
 
@@ -99,3 +100,21 @@ def test_titles_of_unlike_lengths_and_all_tokens_alike(own_world: Path, ilrec: C
         "-o", "average=token", "-o", "group=3", "--micro-batch", "5",
     )  # fmt: skip
     assert result.code == 0, result.err
+
+
+def test_a_run_that_thinks_is_evaluated_with_thoughts(own_world: Path, ilrec: Command) -> None:
+    thoughts = ["--method", "grpo", "-o", "rollouts=sample", "-o", "thoughts=3", "-o", "group=3", "--targets", "last"]
+    assert train(ilrec, own_world, "thinks", *thoughts, "--max-steps", "2", "--batch-size", "4").code == 0
+    assert run(own_world, "thinks").json("layout.json")["thought"] == 3
+    evaluated = ilrec("evaluate", "--dataset", "toy", "--work", own_world, "--run", "thinks", "--limit-users", "3")
+    assert evaluated.code == 0, evaluated.err
+    assert (
+        "thinks before it answers"
+        in ilrec("export", "--dataset", "toy", "--work", own_world, "--run", "thinks").one_line()
+    )
+    refused = train(ilrec, own_world, "scope", *thoughts, "--vocab-scope", "ids").one_line()
+    assert "thoughts are free tokens" in refused
+    on = ilrec("train", "--dataset", "toy", "--work", own_world, "--method", "dpo", "--from", "thinks", "--name", "on",
+               "--max-steps", "1", "--valid-users", "3", "--valid-beams", "2")  # fmt: skip
+    assert on.code == 0, on.err
+    assert "thought" not in run(own_world, "on").json("layout.json")

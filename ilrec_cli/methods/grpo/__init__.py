@@ -28,6 +28,7 @@ class Config:
     rank: Annotated[float, "weight of the reward that takes from a wrong answer the more the higher it ranks"] = 0.0
     cf: Annotated[float, "weight of a collaborative model's score of the answer"] = 0.0
     prefix: Annotated[float, "weight of the share of the identifier that is right, from its beginning"] = 0.0
+    thoughts: Annotated[int, "tokens that are written freely before each answer, at most; 0: none"] = 0
     beta_kl: Annotated[float, "strength of the tie to the model with which the phase begins"] = 1e-3
     average: Annotated[
         Literal["sequence", "token"], "mean of each answer's tokens, then of answers; or of all tokens (DAPO)"
@@ -36,7 +37,13 @@ class Config:
     policy_learning_rate: Annotated[float, "peak rate of these"] = 1e-5
 
     def __post_init__(self) -> None:
-        for name, least in (("group", 2), ("policy_epochs", 1), ("beta_kl", 0), *((name, 0) for name in REWARDS)):
+        for name, least in (
+            ("group", 2),
+            ("policy_epochs", 1),
+            ("beta_kl", 0),
+            ("thoughts", 0),
+            *((name, 0) for name in REWARDS),
+        ):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
         if not self.policy_learning_rate > 0:
@@ -45,6 +52,8 @@ class Config:
             raise ValueError(f"no reward has a weight: give one of {', '.join(REWARDS)} more than 0")
         if self.rank and self.rollouts == "sample":
             raise ValueError("rank is a reward of places in a list, which samples do not have: use rollouts=beam")
+        if self.thoughts and self.rollouts == "beam":
+            raise ValueError("thoughts are drawn, and an answer to each: give rollouts=sample with them")
 
 
 def phases(config: Config) -> list[Phase]:

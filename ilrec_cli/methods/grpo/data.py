@@ -1,6 +1,6 @@
 """Groups of answers, made anew for every batch with the weights of its step.
 
-Shapes: B prompts, R answers of each, T tokens of the longest, S prompt tokens, I items.
+Shapes: B prompts, R answers of each, N = B * R, T tokens of the longest, S prompt tokens, I items.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ from ilrec_cli.batching import share
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.frozen import Frozen
-from ilrec_cli.lm.generate import sample
+from ilrec_cli.lm.generate import sample, sample_text
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.preference import Prompts, branches, prompts_of
 from ilrec_cli.lm.responses import Responses, pack
+from ilrec_cli.lm.thoughts import behind
 from ilrec_cli.methods._negatives import items_of, left_padded
 from ilrec_cli.methods.grpo import rewards
 from ilrec_cli.methods.grpo.loss import ADVANTAGE, REWARD, RIGHT, TOKEN_REFERENCE, UNIQUE
+from ilrec_cli.trie import ItemTrie
 
 
 def rollouts(material: Material) -> Rollouts:
@@ -36,6 +38,13 @@ def rollouts(material: Material) -> Rollouts:
     return Rollouts(material, prompts_of(material), branches(material), Frozen.at_start(material))
 
 
+class Answers(NamedTuple):
+    """What the policy said: the identifier of each answer, -1 where a search found fewer, and what it thought before."""
+
+    leaf_BR: np.ndarray
+    thought_BRT: np.ndarray
+
+
 @dataclass(frozen=True)
 class Rollouts:
     """A source of prompts with answers of the policy as it is. Counts prompts, or tokens where these are averaged."""
@@ -45,7 +54,7 @@ class Rollouts:
     branched: bool
     reference: Frozen
     epoch: int = 0
-    made: dict[bytes, np.ndarray] = field(default_factory=dict)  # leaf_BR of micro-batches to come, by their rows
+    made: dict[bytes, Answers] = field(default_factory=dict)  # of micro-batches to come, by their rows
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -61,14 +70,13 @@ class Rollouts:
         """What is averaged over. The tokens of a whole batch are known once all its answers are made."""
         if self.material.options.average == "sequence":
             return len(rows)
-        parallel, catalogue, tokens = self.material.parallel, self.prompts.catalogue, 0
+        parallel, tokens = self.material.parallel, 0
         self.made.clear()
         for part in share(rows, self.material.settings.micro_batch, parallel.rank, parallel.world):
             # A process without rows of its own runs another's, as the updater does, so that all stay in step.
             run = part if len(part) else rows[:1]
-            self.made[run.tobytes()] = leaf_BR = self.answers(run)
-            own = items_of(catalogue.trie, leaf_BR[leaf_BR >= 0]) if len(part) else np.zeros(0, dtype=np.int64)
-            tokens += int(catalogue.length_I[own].sum())
+            self.made[run.tobytes()] = answers = self.answers(run)
+            tokens += int((self._tokens(answers) >= 0).sum()) if len(part) else 0
         return sum(parallel.gather(tokens))
 
     def rewarded(self, rows: np.ndarray) -> int:
@@ -77,38 +85,58 @@ class Rollouts:
 
     def batch(self, rows: np.ndarray) -> Responses:
         """Prompts with answers, their rewards, and the reference's log-probabilities of every token."""
-        leaf_BR = self.made.get(rows.tobytes())
-        leaf_BR = self.answers(rows) if leaf_BR is None else leaf_BR
-        batch = self._packed(rows, leaf_BR)
+        answers = self.made.get(rows.tobytes()) or self.answers(rows)
+        prompt_K, length_B = self.prompts.tokens(rows)
+        batch = pack(prompt_K, length_B, self._tokens(answers), branched=self.branched, pad=self.prompts.pad)
         self.material.cost.add(making_tokens=sum(batch.fed()))
         with self._making() as together, self.reference.in_place():
             reference_BRT = together(lambda: self._log_probs(batch))
-        return batch._replace(extra=self._worth(rows, leaf_BR) | {TOKEN_REFERENCE: reference_BRT})
+        return batch._replace(extra=self._worth(rows, answers.leaf_BR) | {TOKEN_REFERENCE: reference_BRT})
 
-    def answers(self, rows: np.ndarray) -> np.ndarray:
-        """leaf_BR, by beam search best first, or drawn; -1 where a search found fewer.
+    def answers(self, rows: np.ndarray) -> Answers:
+        """By beam search best first, or drawn. A sample depends on the seed, the epoch and its prompt alone.
 
-        A sample depends on the seed, the epoch and its prompt alone: any split of a batch has the same.
+        So any split of a batch has the same.
         """
         with self._making() as together:
-            leaf_BR: np.ndarray = together(lambda: self._generated(rows))
-        return leaf_BR
+            found: Answers = together(lambda: self._generated(rows))
+        return found
 
-    def _generated(self, rows: np.ndarray) -> np.ndarray:
-        parallel, options, settings = self.material.parallel, self.material.options, self.material.settings
-        trie, group = self.prompts.catalogue.trie.to(parallel.device), options.group
+    def _generated(self, rows: np.ndarray) -> Answers:
+        parallel, options = self.material.parallel, self.material.options
+        trie, scope = self.prompts.catalogue.trie.to(parallel.device), self.material.settings.vocab_scope
         prompt_K, length_B = self.prompts.tokens(rows)
         input_BS, mask_BS = (part.to(parallel.device) for part in left_padded(prompt_K, length_B))
-        searched, scope = (parallel.model.backbone, input_BS, mask_BS, trie), settings.vocab_scope
-        with parallel.autocast():
-            if options.rollouts == "beam":
-                leaf_BR, _ = beam_search(*searched, beams=group, normalize=scope)
-            else:
-                generators = self._generators(rows)
-                leaf_BR = sample(*searched, samples=group, generator=generators, normalize=scope).leaf_BK
+        model, group = parallel.model.backbone, options.group
         answers = len(rows) * group
         self.material.cost.add(making_tokens=len(prompt_K) + answers * (trie.max_depth - 1), generated=answers)
-        return leaf_BR.cpu().numpy()
+        with parallel.autocast():
+            if options.thoughts:
+                return self._thought(rows, (input_BS, mask_BS), trie)
+            if options.rollouts == "beam":
+                leaf_BR, _ = beam_search(model, input_BS, mask_BS, trie, beams=group, normalize=scope)
+            else:
+                leaf_BR, *_ = sample(
+                    model, input_BS, mask_BS, trie, samples=group, generator=self._generators(rows), normalize=scope
+                )
+        return Answers(leaf_BR.cpu().numpy(), np.zeros((*leaf_BR.shape, 0), dtype=np.int64))
+
+    def _thought(self, rows: np.ndarray, prompts: tuple[Tensor, Tensor], trie: ItemTrie) -> Answers:
+        """Thoughts drawn freely, and an item drawn behind each."""
+        model, options, generators = (
+            self.material.parallel.model.backbone,
+            self.material.options,
+            self._generators(rows),
+        )
+        thought_BRT, _ = sample_text(
+            model, *prompts, samples=options.group, max_new_tokens=options.thoughts,
+            end_token=self.prompts.catalogue.end, generator=generators,
+        )  # fmt: skip
+        input_NS, mask_NS = behind(*prompts, thought_BRT)
+        each = [own for own in generators for _ in range(options.group)]
+        leaf_N1, *_ = sample(model, input_NS, mask_NS, trie, samples=1, generator=each)
+        self.material.cost.add(making_tokens=int((thought_BRT >= 0).sum() + mask_NS.sum()))
+        return Answers(leaf_N1.view(thought_BRT.shape[:2]).cpu().numpy(), thought_BRT.cpu().numpy())
 
     @contextmanager
     def _making(self) -> Iterator[Any]:
@@ -123,12 +151,14 @@ class Rollouts:
         keys = [np.random.SeedSequence([self.material.settings.seed, self.epoch, int(row)]) for row in rows]
         return [torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1)) for key in keys]
 
-    def _packed(self, rows: np.ndarray, leaf_BR: np.ndarray) -> Responses:
+    def _tokens(self, answers: Answers) -> np.ndarray:
+        """token_BRT of thoughts and paths, padded with -1 at the end."""
         catalogue = self.prompts.catalogue
-        item_BR = items_of(catalogue.trie, leaf_BR)
+        item_BR = items_of(catalogue.trie, answers.leaf_BR)
         width = int(catalogue.length_I[item_BR].max())
-        token_BRT = np.where(item_BR[:, :, None] < 0, -1, catalogue.token_ID[item_BR][:, :, :width])
-        return pack(*self.prompts.tokens(rows), token_BRT, branched=self.branched, pad=self.prompts.pad)
+        path_BRT = np.where(item_BR[:, :, None] < 0, -1, catalogue.token_ID[item_BR][:, :, :width])
+        token_BRT = np.concatenate([answers.thought_BRT, path_BRT], axis=2)
+        return np.take_along_axis(token_BRT, np.argsort(token_BRT < 0, axis=2, kind="stable"), axis=2)
 
     @torch.no_grad()
     def _log_probs(self, batch: Responses) -> Tensor:
