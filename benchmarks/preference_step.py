@@ -2,7 +2,8 @@
 
     python benchmarks/preference_step.py [--device cuda --dtype bfloat16]
 
-Rows of a prompt (of 30, 60 or 120 tokens) and items of four codes and an end token. `s_dpo` has five negatives and one
+Models of the size of examples/tiny.yaml and of twice its width and depth (on a GPU: of 1B). Rows of a prompt and items of
+four codes and an end token. `s_dpo` has five negatives and one
 sequence a row; `s_dpo_separate` is the same loss over six sequences a row, each with the prompt. Beside them supervised
 fine-tuning of the same prompts and items, and the other methods. Throughput counts tokens that pass forward, padding
 excluded; here is none. All cells of a shape in one process, in interleaved rounds, medians.
@@ -38,7 +39,6 @@ from ilrec_cli.methods.s_dpo.loss import make_loss as make_s_dpo
 from ilrec_cli.methods.sprec.loss import make_loss as make_sprec
 
 ITEM, NEGATIVES = 5, 5  # tokens of an item, its end token included
-PROMPTS = (30, 60, 120)
 ROUNDS = 5
 
 
@@ -49,9 +49,13 @@ class Size(NamedTuple):
     layers: int
     vocabulary: int
     rows: int
+    prompts: tuple[int, ...]  # tokens
 
 
-SIZES = {"cpu": Size(256, 4, 10_000, 16), "cuda": Size(2048, 16, 129_280, 32)}
+SIZES = {
+    "cpu": {"tiny": Size(128, 4, 1_400, 32, (30, 60, 120)), "medium": Size(256, 8, 10_000, 8, (60,))},
+    "cuda": {"1b": Size(2048, 16, 129_280, 32, (60, 120))},
+}
 
 
 class Bench:
@@ -63,7 +67,7 @@ class Bench:
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=size.vocabulary, hidden_size=size.width, intermediate_size=4 * size.width,
-            num_hidden_layers=size.layers, num_attention_heads=size.width // 64, num_key_value_heads=size.width // 64,
+            num_hidden_layers=size.layers, num_attention_heads=size.width // 32, num_key_value_heads=size.width // 32,
             use_cache=False,
         )  # fmt: skip
         with torch.device(device):
@@ -168,13 +172,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    size, found = SIZES[device.type], {}
-    for prompt in PROMPTS:
-        cells = measure(Bench(size, prompt, device, devices.DTYPES[options.dtype]))
-        found[str(prompt)] = {"cells": cells, "claims": claims(cells)}
-        print(prompt, found[str(prompt)]["claims"], flush=True)
-    about = {"size": size._asdict(), "device": options.device, "dtype": options.dtype, "threads": options.threads}
-    print(write("preference-step" + ("" if device.type == "cpu" else "-gpu"), {**about, "prompts": found}))
+    found = {}
+    for name, size in SIZES[device.type].items():
+        for prompt in size.prompts:
+            cells = measure(Bench(size, prompt, device, devices.DTYPES[options.dtype]))
+            key = f"{name}, prompt of {prompt}"
+            found[key] = {"size": size._asdict(), "cells": cells, "claims": claims(cells)}
+            print(key, found[key]["claims"], flush=True)
+    about = {"device": options.device, "dtype": options.dtype, "step_threads": options.threads}
+    print(write("preference-step" + ("" if device.type == "cpu" else "-gpu"), {**about, "shapes": found}))
 
 
 if __name__ == "__main__":

@@ -47,13 +47,13 @@ def _minutes(cell: dict[str, Any]) -> float:
 
 
 def steps(found: dict[str, Any]) -> str:
-    """A row per method, a pair of columns per prompt length."""
-    prompts = found["prompts"]
-    head = ["step"] + [part for prompt in prompts for part in (f"prompt of {prompt}", "tokens / s", "of SFT's")]
+    """A row per method, three columns per shape."""
+    shapes = found["shapes"]
+    head = ["step"] + [part for name in shapes for part in (name, "tokens / s", "of SFT's")]
     rows = []
     for name, shown in STEPS.items():
         row = [shown]
-        for each in prompts.values():
+        for each in shapes.values():
             cell, sft = each["cells"][name], each["cells"]["sft"]
             row += [f"{1000 * cell['seconds']:.0f} ms", f"{cell['tokens_a_second']:,}",
                     f"{cell['tokens_a_second'] / sft['tokens_a_second']:.2f}"]  # fmt: skip

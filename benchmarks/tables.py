@@ -19,6 +19,7 @@ from _common import RESULTS, markdown
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10")
 CF_MODELS = ("random", "popularity", "bpr", "caser", "gru4rec", "bert4rec", "sasrec")
 CF_METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
+INDUSTRIAL = ("random", "popularity", "sasrec", "lcrec-sft", "lcrec-ilrec", "bigrec-sft", "bigrec-ilrec")
 DEMO_MODELS = ("popularity", "sasrec", "sft", "ilrec")
 
 
@@ -38,6 +39,7 @@ def tables() -> dict[str, str]:
         **ilrec_tables.tables(),
         **preference_tables.tables(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
+        **({"industrial": industrial()} if list(RESULTS.glob("industrial-*.json")) else {}),
         **({"peer": peer()} if (RESULTS / "sasrec-vs-recbole.json").exists() else {}),
         **({"million": million()} if (RESULTS / "cf-million.json").exists() else {}),
         **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
@@ -55,6 +57,23 @@ def instruments() -> str:
         rows.append([path.stem.removeprefix("instruments-"), *(f"{cell['test'][name]:.4f}" for name in METRICS),
                      f"{valid:.4f}", f"{minutes:.1f} min", f"{cell['evaluation_seconds']:.0f} s"])  # fmt: skip
     return markdown(["model and seed", *METRICS, "valid ndcg@10", "training", "evaluation"], rows)
+
+
+def industrial() -> str:
+    """Both paradigms on Industrial & Scientific: one row per model and way of decoding."""
+    cells = [json.loads(path.read_text()) for path in RESULTS.glob("industrial-*.json")]
+    order = {name: place for place, name in enumerate(INDUSTRIAL)}
+    rows = []
+    for cell in sorted(cells, key=lambda cell: order[cell["cell"]]):
+        for way, found in cell["decoded"].items():
+            texts = found.get("texts")
+            gamma = f" (gamma {found['adjustment']['gamma']:g})" if "adjustment" in found else ""
+            rows.append([cell["cell"], way + gamma, *(f"{found['test'][name]:.4f}" for name in CF_METRICS),
+                         f"{100 * texts['titles']:.1f} %" if texts else "-", f"{texts['distinct_titles']:,}" if texts else "-",
+                         f"{cell['train']['command_seconds'] / 60:.1f} min", f"{found['seconds']:.0f} s"])  # fmt: skip
+    return markdown(
+        ["model", "decoded", *CF_METRICS, "texts that are titles", "different titles", "training", "evaluation"], rows
+    )
 
 
 def collaborative() -> str:

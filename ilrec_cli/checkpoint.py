@@ -146,12 +146,25 @@ def _readable(path: Path, console: Console) -> tuple[Path, dict[str, Any]]:
 
 def refuse_other(then: dict[str, Any], identity: dict[str, Any]) -> None:
     """`UserError` with the first setting by which a run that is to go on differs from the one that was begun."""
-    for key in sorted(then.keys() | identity.keys()):
-        if then.get(key) != identity.get(key):
-            raise UserError(
-                f"--resume: {key} is {identity.get(key)!r}, the checkpoint has {then.get(key)!r}. Give the same, or start "
-                "again with --overwrite"
-            )
+    key, now, before = first_difference(then, identity)
+    if key:
+        raise UserError(
+            f"--resume: {key} is {now!r}, the checkpoint has {before!r}. Give the same, or start again with --overwrite"
+        )
+
+
+def first_difference(then: dict[str, Any], identity: dict[str, Any]) -> tuple[str, Any, Any]:
+    """(setting, its value in `identity`, in `then`) of the first one that differs; an empty name where none does."""
+    then, identity = _flat(then), _flat(identity)
+    keys = (key for key in sorted(then.keys() | identity.keys()) if then.get(key) != identity.get(key))
+    key = next(keys, "")
+    return key, identity.get(key), then.get(key)
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """A plug-in's options one by one, as they are given."""
+    options = identity.get("options") or {}
+    return {**identity, "options": None, **{f"-o {name}": value for name, value in options.items()}}
 
 
 @contextmanager

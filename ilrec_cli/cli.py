@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import os
 import signal
 import sys
@@ -16,9 +15,10 @@ import typer
 
 from ilrec_cli import __version__, listing, plugins, presets
 from ilrec_cli import config as configs
-from ilrec_cli.commands import COMMANDS, GROUPS, PANELS
+from ilrec_cli.commands import CALLERS, COMMANDS, GROUPS, PANELS
 from ilrec_cli.config import Field
-from ilrec_cli.errors import UserError, outside_reason
+from ilrec_cli.errors import UserError, one_line, outside_reason
+from ilrec_cli.json_log import json_line
 
 OPPOSITE = "no_"  # prefix of a switch's hidden opposite
 
@@ -74,8 +74,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _complain(message: str) -> int:
-    """One line, whatever a file or a flag put into it."""
-    print(f"error: {''.join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message)}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
 
 
@@ -97,9 +96,9 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
         values["options"] = options
     config: Any = configs.build(cls, presets.under(cls, values), f"ilrec {command}")
     stage = importlib.import_module(f"ilrec_cli.stages.{module}")
-    result: dict[str, Any] = stage.run(config, invoke) if command == "demo" else stage.run(config)
+    result: dict[str, Any] = stage.run(config, invoke) if command in CALLERS else stage.run(config)
     if config.json and int(os.environ.get("RANK", "0")) == 0:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json_line(result))
     return result
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ilrec_cli import plugins
-from ilrec_cli.errors import UserError, nearest
+from ilrec_cli.errors import UserError, abridged, nearest
 
 C = TypeVar("C")
+LARGEST = 10**18 - 1  # whole number: what fits into 64 bits, and into the name of a folder
 
 
 class Control:
@@ -79,11 +80,15 @@ def build(cls: type[C], values: dict[str, Any], where: str) -> C:
         raise UserError(f"{where}: --{missing[0].replace('_', '-')} is missing: {known[missing[0]].help}")
     typed = {key: _coerce(value, known[key], where) for key, value in values.items()}
     try:
-        return cls(**typed)
+        made = cls(**typed)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
+    for name, value in typed.items():  # what the class itself has no bound for
+        if any(isinstance(part, int) and abs(part) > LARGEST for part in _parts(value)):
+            raise UserError(f"{where}: {name} is {abridged(str(value))}, expected a number of at most 18 digits")
+    return made
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict_loader())
     except OSError as error:
         raise UserError(f"--config {path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # what is no text, and numbers of more digits than Python reads
         raise UserError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data or {}, dict):
         raise UserError(f"--config {path}: expected a mapping of settings, got {type(data).__name__}")
@@ -167,7 +172,7 @@ def _coerce(value: Any, field: Field, where: str) -> Any:
         if plugins.canonical(str(value)) not in spelled:
             listed = ", ".join(field.choices)
             raise UserError(
-                f"{where}: {field.name} is '{value}', expected one of {listed}.{nearest(str(value), field.choices)}"
+                f"{where}: {field.name} is '{abridged(str(value))}', expected one of {listed}.{nearest(str(value), field.choices)}"
             )
         return spelled[plugins.canonical(str(value))]
     if typing.get_origin(field.type) is tuple and isinstance(value, str):
@@ -180,12 +185,14 @@ def _coerce(value: Any, field: Field, where: str) -> Any:
     except ValidationError as error:
         expected = _type_name(field.type)
         reason = error.errors()[0]["msg"].lower()
-        raise UserError(f"{where}: {field.name} is {value!r}, expected {expected} ({reason})") from error
-    if any(
-        isinstance(part, float) and not math.isfinite(part) for part in (found if isinstance(found, tuple) else [found])
-    ):
+        raise UserError(f"{where}: {field.name} is {abridged(repr(value))}, expected {expected} ({reason})") from error
+    if any(isinstance(part, float) and not math.isfinite(part) for part in _parts(found)):
         raise UserError(f"{where}: {field.name} is {value}, expected a finite number")
     return found
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _optional(hint: Any) -> bool:

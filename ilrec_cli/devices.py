@@ -10,6 +10,7 @@ import torch
 
 from ilrec_cli.errors import UserError
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it, by device
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -19,11 +20,22 @@ def resolve(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
+    if (
+        kind not in ("cpu", "cuda")
+        or (index and not (index.isdecimal() and len(index) < 4))
+        or (kind == "cpu" and index)
+    ):
         raise UserError(f"--device is '{name}', expected auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= gpus:
         raise UserError(f"--device {name}: this machine (or this build of torch) has {gpus} GPUs; see: ilrec doctor")
     return torch.device(name)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine or of a device does not suffice."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:

@@ -8,14 +8,29 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable
 
 WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
+SHOWN = 80  # characters of a value in a message
+DIGITS = 40  # of a number in a message
+
 
 class UserError(ValueError):
     """Says what, where, got, expected, next step. The command line prints it without a traceback."""
+
+
+def abridged(text: str) -> str:
+    """As much of a value as a message shows."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def one_line(message: str) -> str:
+    """A message on one line and without endless numbers, whatever a file, a flag or a request put into it."""
+    cut = re.sub(rf"\d[\d,]{{{DIGITS},}}", lambda number: f"{number[0][:9]}... ({len(number[0])} digits)", message)
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in cut)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

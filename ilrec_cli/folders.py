@@ -48,10 +48,9 @@ def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
 def aside(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` to write into; removed with what it needed if the block fails."""
     folder = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    made = [parent for parent in folder.parents if not parent.exists()]
     with ExitStack() as stack:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(made(folder.parent))
             with locked(path.parent, wait=True):  # nobody takes the new folder for a leftover before it is locked
                 _remove_leftovers(path)
                 folder.mkdir()
@@ -64,10 +63,21 @@ def aside(path: Path) -> Iterator[Path]:
             yield folder
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
-            for parent in made:
-                with suppress(OSError):  # not empty: somebody else writes there
-                    parent.rmdir()
             raise
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """A folder that is there while the block runs; if the block fails, what had to be made for it is removed again."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for each in new:
+            with suppress(OSError):  # not empty: somebody else writes there
+                each.rmdir()
+        raise
 
 
 def remove_leftovers(path: Path) -> None:
@@ -85,6 +95,15 @@ def replace(new: Path, path: Path) -> None:
             os.rename(path, old(path))
         os.rename(new, path)
         shutil.rmtree(old(path), ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Take a folder away as a whole: it is renamed first, so that a crash leaves no half of it under its name."""
+    gone = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with locked(path.parent, wait=True):
+        _remove_leftovers(path)
+        os.rename(path, gone)
+        shutil.rmtree(gone)
 
 
 def repair(path: Path) -> None:

@@ -1,10 +1,12 @@
-"""The log of a run: one JSON object per line, for programs."""
+"""JSON for programs, an object a line; and the log of a run."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+SEPARATORS = "\x85\u2028\u2029"  # end a line for some readers, though they stand in titles
 
 
 class JsonLog:
@@ -21,6 +23,12 @@ class JsonLog:
         if self.enabled:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def json_line(data: Any) -> str:
+    """Readable JSON that every reader takes for a single line."""
+    text = json.dumps(data, ensure_ascii=False)
+    return "".join(f"\\u{ord(sign):04x}" if sign in SEPARATORS else sign for sign in text)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

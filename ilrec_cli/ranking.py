@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 LISTED = 20  # items ranked for every event
+MOST_BEAMS = 10_000  # of a search: what its beams see of one another grows with the square of their number
 BLOCK = 64  # scores whose maximum is taken together
 
 
@@ -53,13 +54,13 @@ def top_k(score_BI: Tensor, k: int) -> Tensor:
     # The k largest of the blocks' maxima are k scores, so what is below the last of them is not among the best.
     best_BC = score_BI[:, : blocks * BLOCK].reshape(-1, blocks, BLOCK).amax(2)
     least_B1 = best_BC.topk(k, dim=1).values[:, -1:]
-    column_BC = _columns((score_BI < least_B1).logical_not_())  # NaN among them: it is smaller than nothing
+    column_BC = columns((score_BI < least_B1).logical_not_())  # NaN among them: it is smaller than nothing
     key_BC = order_key(score_BI.gather(1, column_BC.clamp(min=0)), column_BC)
     chosen_Bk = key_BC.masked_fill(column_BC < 0, torch.iinfo(torch.int64).min).topk(k, dim=1).indices
     return column_BC.gather(1, chosen_Bk)
 
 
-def _columns(chosen_BI: Tensor) -> Tensor:
+def columns(chosen_BI: Tensor) -> Tensor:
     """column_BC of the chosen places of every row, in ascending order, padded with -1."""
     row_N, column_N = chosen_BI.nonzero(as_tuple=True)
     count_B = row_N.bincount(minlength=len(chosen_BI))

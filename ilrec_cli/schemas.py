@@ -20,6 +20,8 @@ TABLES: dict[str, tuple[int, pa.Schema]] = {
     # first: place of the first listed item that has the target's identifier (-1: none); sharing: how many items have it.
     "rankings": (2, pa.schema({"event": pa.int32(), "user": pa.string(), "target": pa.string(), "rank": pa.int32(),
                                "first": pa.int32(), "sharing": pa.int32(), "items": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})),
+    # What a language model wrote for every event, before it was grounded; is_title: some item has this very title.
+    "texts": (1, pa.schema({"event": pa.int32(), "text": pa.string(), "is_title": pa.bool_()})),
 }  # fmt: skip
 
 # kind -> (what it is called, the command that makes it)

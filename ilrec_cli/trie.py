@@ -49,6 +49,8 @@ class ItemTrie:
         self._key = tensors["key"]  # parent * base + token, ascending over nodes 1, 2, ...
         self._base = int(self._token.max()) + 1
         self._widest = int((self._last - self._first).max())
+        self.leaves = int((self._first == self._last).sum())  # identifiers: items that share one count once
+        self._used: Tensor | None = None
 
     @classmethod
     def build(cls, paths: Any, offsets: Any = None) -> ItemTrie:
@@ -87,12 +89,16 @@ class ItemTrie:
 
     def children(self, node_N: Tensor) -> tuple[Tensor, Tensor]:
         """(token_NC, node_NC) of every child, sorted by token and padded with -1; C is the largest count among N."""
-        child, real = self._child_slots(node_N)
-        return torch.where(real, self._token[child], -1), torch.where(real, child, -1)
+        child_NC, real_NC = self._child_slots(node_N)
+        # Slots without a child hold the root, whose token is -1. `index_select` is several times as fast as indexing.
+        token_NC = self._token.index_select(0, child_NC.view(-1)).view_as(child_NC)
+        return token_NC, child_NC.masked_fill_(~real_NC, -1)
 
     def tokens(self) -> Tensor:
         """Every token that occurs in a path, ascending."""
-        return torch.unique(self._token[1:])
+        if self._used is None:  # every search asks; to sort the tokens of all nodes each time was half of its look-ups
+            self._used = torch.unique(self._token[1:])
+        return self._used
 
     def range(self, node_N: Tensor) -> tuple[Tensor, Tensor]:
         """(lo_N, hi_N): the items below a node are `order[lo:hi]`; an empty range for -1."""
@@ -200,7 +206,7 @@ class ItemTrie:
             width = int(count.max()) if len(count) else 0
         column = torch.arange(width, device=node_N.device)
         real = column < count[:, None]
-        return torch.where(real, first[:, None] + column, 0), real
+        return (first[:, None] + column).masked_fill_(~real, 0), real
 
     def _index(self, values: Any) -> Tensor:
         return torch.as_tensor(values, dtype=torch.long, device=self.order.device)

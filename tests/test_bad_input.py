@@ -205,6 +205,34 @@ def test_history_items_and_users_that_do_not_exist(trained: Path, ilrec: Run) ->
     assert "no training run 'stf'" in ilrec(*common[:-1], "stf", "--user", "A00001HOBBY").one_line()
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("recommend", "--user", "x", "--k", "9" * 5000),
+        ("recommend", "--user", "x", "--k", "9" * 4300),
+        ("recommend", "--user", "x", "--k", "-" + "9" * 4000),
+        ("recommend", "--user", "x", "--k", "k" * 5000),
+        ("evaluate", "--device", "cuda:²"),
+        ("evaluate", "--exit-layer", "²"),
+        ("evaluate", "--exit-layer", "9" * 5000),
+        ("evaluate", "--limit-users", "9" * 400),
+        ("evaluate", "--ks", "1," + "9" * 400),
+        ("compare", "sft", "ilrec", "--metrics", "hit@²"),
+        ("compare", "sft", "ilrec", "--metrics", "hit@" + "9" * 5000),
+    ],
+)
+def test_numbers_that_are_none_or_too_long_are_not_repeated(flags: tuple[str, ...], trained: Path, ilrec: Run) -> None:
+    line = ilrec(*flags, "--dataset", "toy", "--work", trained).one_line()
+    assert len(line.replace(str(trained), "")) < 350
+    assert flags[-2].lstrip("-").replace("-", "_") in line.replace("-", "_")
+
+
+def test_numbers_in_a_file_of_settings(trained: Path, tmp_path: Path, ilrec: Run) -> None:
+    (tmp_path / "huge.yaml").write_text(f"k: {'9' * 5000}\n")
+    line = ilrec("recommend", "--dataset", "toy", "--config", tmp_path / "huge.yaml", "--user", "x").one_line()
+    assert "not valid YAML" in line
+
+
 def test_an_output_folder_that_cannot_be_made(tmp_path: Path, ilrec: Run) -> None:
     folder = raw(tmp_path / "raw")
     (tmp_path / "work").write_text("a file where the folder should go")

@@ -47,14 +47,14 @@ def test_every_command_has_help(command: str, ilrec: Callable[..., Finished], mo
     assert result.code == 0
     if command in cli.COMMANDS:
         for field in config.fields(cli.COMMANDS[command][0]):
-            flag = "--option" if field.name == "options" else "--" + field.name.replace("_", "-")
+            flag = "--option" if field.name == "options" else "--" + field.name.rstrip("_").replace("_", "-")
             assert field.positional or flag in result.out
         assert "Example: ilrec " in result.out
 
 
 def test_help_shows_choices_and_defaults() -> None:
     text = python("-m", "ilrec_cli", "train", "--help").stdout
-    for part in ("ilrec|sft", "[0.01]", "[required]", "cosine|linear|constant", "2e-3 for tiny backbones"):
+    for part in ("full|lora", "[0.01]", "[required]", "cosine|linear|constant", "2e-3 for tiny backbones"):
         assert part in text
 
 

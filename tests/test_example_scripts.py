@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -29,3 +30,31 @@ def test_the_script_chains_the_stages(tmp_path: Path, ilrec: Callable[..., Finis
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ilrec-work" / "Instruments" / "report.html").is_file()
     assert "ilrec" in done.stdout
+
+
+def test_titles_are_written_grounded_and_searched(
+    tmp_path: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script's commands, noted by a stand-in for `ilrec` and run here: a process for each would take a minute."""
+    raw = instruments_folder(tmp_path / "raw", users=60)
+    index = json.loads((raw / "Instruments.index.json").read_text())
+    titles = {item: {"title": f"Drum {int(item) % 7} for {'stage' if int(item) % 2 else 'home'}"} for item in index}
+    (raw / "Instruments.item.json").write_text(json.dumps(titles))
+    noted = tmp_path / "bin" / "noted"
+    noted.parent.mkdir()
+    (noted.parent / "ilrec").write_text(f"#!/usr/bin/env bash\nprintf '%s\\t' \"$@\" >> {noted}; echo >> {noted}\n")
+    (noted.parent / "ilrec").chmod(0o755)
+    smoke = ["--max-steps", "2", "--limit-users", "20"]
+    script = ["bash", EXAMPLES / "bigrec.sh", raw, "Instruments", *smoke]
+    subprocess.run(script, env=os.environ | {"PATH": f"{noted.parent}:{os.environ['PATH']}"}, check=True)
+    commands = [line.rstrip("\t").split("\t") for line in noted.read_text().splitlines()]
+    assert len(commands) == 12
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        done = ilrec(*command)
+        assert done.code == 0, (command, done.err)
+    made = sorted(path.name for path in (tmp_path / "ilrec-work/Instruments/runs/bigrec-ilrec/eval").glob("test-*"))
+    assert made == [
+        "test-full-beam20-vocab", "test-full-beam20-vocab-cf0.5-sasrec", "test-full-free-beam4-tok32-titles-tfidf",
+        "test-full-free-beam4-tok32-titles-tfidf-cf-sasrec-gauto",
+    ]  # fmt: skip

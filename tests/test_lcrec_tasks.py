@@ -111,6 +111,35 @@ def test_six_tasks_train_and_resume_to_the_same_bits(said_world: Path, ilrec: Ca
         assert weights[0] == weights[1], stop
 
 
+def test_evaluation_under_every_prompt(said_world: Path, ilrec: Callable[..., Finished]) -> None:
+    """Of the run with six tasks: one prompt, another one, and the mean over all of them."""
+    flags = ["evaluate", *common(said_world), "--run", "whole", "--limit-users", "30", "--beams", "20"]
+    whole = said_world / "Instruments" / "runs" / "whole"
+    if not (whole / "train").exists():
+        assert ilrec("train", *common(said_world), *TINY_LM, "--tasks", ALL, "--name", "whole").code == 0
+    assert ilrec(*flags).code == 0
+    assert ilrec(*flags, "--template", "3").code == 0
+    every = ilrec(*flags, "--all-templates", "--json")
+    assert every.code == 0, every.err
+    assert "prompt by prompt" in every.out
+    kept = json.loads((whole / "eval" / "test-full-beam20-vocab-mean17-n30-s0.json").read_text())
+    assert (kept["protocol"]["templates"], kept["protocol"]["aggregation"]) == (17, "mean")
+    single = [json.loads((whole / "eval" / name / "metrics.json").read_text()) for name in kept["by_template"]]
+    assert len(single) == 17
+    assert [each["protocol"].get("template", 0) for each in single] == list(range(17))
+    hits = [each["metrics"]["hit@20"] for each in single]
+    scores = {
+        tuple(artifacts.read(whole / "eval" / name, "eval").table("rankings")["scores"][0].as_py())
+        for name in kept["by_template"]
+    }
+    assert len(scores) == 17, "prompts matter"
+    assert kept["metrics"]["hit@20"] == pytest.approx(sum(hits) / 17, rel=1e-12)
+    assert kept["least_and_most"]["hit@20"] == [min(hits), max(hits)]
+    assert json.loads(every.out.splitlines()[-1])["metrics"]["whole"]["hit@20"] == kept["metrics"]["hit@20"]
+    assert "'whole' was trained with prompts 0 to 16" in ilrec(*flags, "--template", "17").one_line()
+    assert "exclude each other" in ilrec(*flags, "--template", "3", "--all-templates").one_line()
+
+
 def stopped(flags: list[str], after: int) -> None:
     """A run that is told to stop in the middle of a step."""
     import os

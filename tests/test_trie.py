@@ -108,6 +108,13 @@ def test_minus_one_is_nowhere() -> None:
     assert trie.children(none)[0].shape == (1, 0)
     assert [part.item() for part in trie.range(none)] == [0, 0]
     assert not trie.is_leaf(none).item()
+    assert [part.tolist() for part in trie.children(torch.tensor([1, -1]))] == [[[7, 8], [-1, -1]], [[2, 3], [-1, -1]]]
+
+
+def test_items_that_share_a_leaf_count_once_among_the_leaves() -> None:
+    trie = ItemTrie.build([[5, 7, 2], [5, 8, 2], [6, 2], [5, 7, 2]])
+    assert (trie.items, trie.leaves) == (4, 3)
+    assert trie.restrict([0, 3]).leaves == 1
 
 
 def test_a_pair_of_paths_is_a_pair_of_paths() -> None:

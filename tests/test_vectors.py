@@ -91,7 +91,7 @@ def test_an_encode_that_was_stopped_goes_on_and_leaves_nothing_behind(
     flags: list[str], killed: bool, own_world: Path, encoder: Path, ilrec: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = vectors_of(build(ilrec, own_world, "straight", "--encoder", encoder))
-    real, calls = embed._Encoder.pool, []
+    real, calls = embed.Encoder.pool, []
 
     def stops(self: Any, tokens: list[list[int]]) -> np.ndarray:
         if len(calls) == 2:
@@ -99,7 +99,7 @@ def test_an_encode_that_was_stopped_goes_on_and_leaves_nothing_behind(
         calls.append(1)
         return real(self, tokens)
 
-    monkeypatch.setattr(embed._Encoder, "pool", stops)
+    monkeypatch.setattr(embed.Encoder, "pool", stops)
     arguments = ["build-ids", *common(own_world), "--name", "stopped", *CODES, "--encoder", encoder]
     with monkeypatch.context() as patch:
         if killed:  # the folder of the build stays as it is
@@ -111,7 +111,7 @@ def test_an_encode_that_was_stopped_goes_on_and_leaves_nothing_behind(
     if killed:
         line = ilrec(*arguments, "-o", "codes=4", "--resume").one_line()
         assert "--resume: -o codes is 4, the checkpoint has" in line
-    monkeypatch.setattr(embed._Encoder, "pool", lambda self, tokens: calls.append(1) or real(self, tokens))
+    monkeypatch.setattr(embed.Encoder, "pool", lambda self, tokens: calls.append(1) or real(self, tokens))
     calls.clear()
     assert ilrec(*arguments, *flags).code == 0
     batches = -(

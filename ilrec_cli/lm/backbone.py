@@ -169,6 +169,16 @@ def saved_base(folder: Path) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
+def saved_depth(folder: Path) -> int:
+    """How many blocks a saved model has, read from its configuration or its base's, wherever that keeps them."""
+    from transformers import AutoConfig
+
+    kept = saved_base(folder)
+    name = str(folder) if kept is None else kept["base"]
+    with hub.explained(name, "backbone"):
+        return int(AutoConfig.from_pretrained(name).get_text_config().num_hidden_layers)
+
+
 def open_saved(
     folder: Path, dtype: torch.dtype, *, as_trained: bool = True, trainable: bool = False
 ) -> Backbone:  # fmt: skip

@@ -59,6 +59,7 @@ def beam_search(
         )
     device = input_ids_BS.device
     trie = trie if trie.order.device == device else trie.to(device)
+    kept = min(beams, trie.leaves)  # there is nothing to find for more of them
     leaf_BK = torch.full((len(input_ids_BS), beams), -1, device=device)
     score_BK = torch.full((len(input_ids_BS), beams), -torch.inf, device=device)
     every_row = torch.arange(len(input_ids_BS), device=device)
@@ -66,8 +67,8 @@ def beam_search(
     for row_b in _by_length(attention_mask_BS) if step_scores is None else [every_row]:
         longest = int(attention_mask_BS[row_b].sum(1).max())
         prompts = input_ids_BS[row_b, -longest:], attention_mask_BS[row_b, -longest:]
-        walk = Walk(model, prompts, trie, normalize, beams)
-        leaf_BK[row_b], score_BK[row_b] = _search(walk, len(row_b), beams, length_penalty, step_scores)
+        walk = Walk(model, prompts, trie, normalize, kept)
+        leaf_BK[row_b, :kept], score_BK[row_b, :kept] = _search(walk, len(row_b), kept, length_penalty, step_scores)
     return leaf_BK, score_BK
 
 

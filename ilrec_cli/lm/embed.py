@@ -33,19 +33,22 @@ class Settings:
     device: str
 
 
-def mean_pooled(texts: list[str], settings: Settings, *, console: Console, shards: Path | None = None) -> np.ndarray:
+def mean_pooled(
+    texts: list[str], settings: Settings, *, console: Console, shards: Path | None = None,
+    encoder: Encoder | None = None,
+) -> np.ndarray:  # fmt: skip
     """Vectors [len(texts), D] (float32); start and end tokens count, padding does not.
 
     Each different text is read once, in batches of like length that do not depend on the order of `texts`, so neither
     do the vectors. A text longer than the encoder allows is cut as its tokenizer cuts; how many were is said. An
     empty text gives the vector of its special tokens, or zeros where the tokenizer adds none. With a folder of
     `shards` finished batches are kept there, and those found there are not computed again: it must belong to these
-    very texts and settings.
+    very texts and settings. `encoder`: one that is open already.
     """
     different = sorted(set(texts))
     if console.quiet:
         hub.no_bars()
-    encoder = _Encoder(settings)
+    encoder = encoder or Encoder(settings)
     tokens = encoder.tokens(different, console)
     order = sorted((row for row in range(len(different)) if tokens[row]), key=lambda row: (-len(tokens[row]), row))
     size = settings.batch_size
@@ -70,7 +73,7 @@ def mean_pooled(texts: list[str], settings: Settings, *, console: Console, shard
     return vector_UD[[place[text] for text in texts]]
 
 
-class _Encoder:
+class Encoder:
     """A model with its tokenizer, ready to pool."""
 
     def __init__(self, settings: Settings):

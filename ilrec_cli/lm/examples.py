@@ -97,12 +97,12 @@ class Layout:
     thought: int = 0  # tokens that are written freely before an answer, at most (lm/thoughts.py)
 
     @classmethod
-    def prompt(cls, tokenizer: Any, template: prompts.Template) -> Layout:
+    def prompt(cls, tokenizer: Any, template: prompts.Template, between: str = prompts.SEPARATOR) -> Layout:
         """`--targets last`: a text prompt, one target after it."""
         start = start_tokens(tokenizer) if template.start else []
         lead = [*start, *tokenizer.encode(template.before, add_special_tokens=False)]
         tail = tokenizer.encode(template.after, add_special_tokens=False)
-        separator = tokenizer.encode(prompts.SEPARATOR, add_special_tokens=False)
+        separator = tokenizer.encode(between, add_special_tokens=False)
         return cls(np.array(lead), np.array(separator), np.array(tail), False, pad_token(tokenizer))
 
     @classmethod

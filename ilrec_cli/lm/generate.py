@@ -113,24 +113,31 @@ def generate(
     prompts = open_prompts(model, input_ids_BS, attention_mask_BS, beams * (max_new_tokens - 1))
     done = _Done(len(input_ids_BS), beams, max_new_tokens, input_ids_BS.device)
     hidden_BKD, score_BK = prompts.last_BD[:, None], torch.zeros(len(input_ids_BS), 1, device=input_ids_BS.device)
-    token_BKT = done.token_BKT[:, :1]
+    token_BKT, row_B = done.token_BKT[:, :1], torch.arange(len(input_ids_BS), device=input_ids_BS.device)
     for length in range(1, max_new_tokens + 1):
         banned = end_token if length <= min_new_tokens else None
         score_Bk, token_Bk, parent_Bk = _candidates(logits, hidden_BKD, score_BK, 2 * beams, banned)
         token_BkT = token_BKT.gather(1, parent_Bk[:, :, None].expand(-1, -1, max_new_tokens)).clone()
         token_BkT[:, :, length - 1] = token_Bk
         ends_Bk = (token_Bk == end_token) | (length == max_new_tokens)
-        final = (score_Bk / length**length_penalty).masked_fill(~(ends_Bk & done.open_B1), -torch.inf)
-        done.add(token_BkT[:, :beams], final[:, :beams])
+        final = (score_Bk / length**length_penalty).masked_fill(~(ends_Bk & done.open_B1[row_B]), -torch.inf)
+        done.add(row_B, token_BkT[:, :beams], final[:, :beams])
         place = torch.argsort(ends_Bk.int(), dim=1, stable=True)[:, :beams]
         score_BK = score_Bk.masked_fill(ends_Bk, -torch.inf).gather(1, place)
-        done.open_B1 &= score_BK[:, :1] / length**length_penalty > done.score_BK[:, -1:]
+        open_B1 = done.open_B1[row_B] & (score_BK[:, :1] / length**length_penalty > done.score_BK[row_B, -1:])
         if beams == 1:
-            done.open_B1 &= ~ends_Bk[:, :1]
-        if not done.open_B1.any():
+            open_B1 &= ~ends_Bk[:, :1]
+        done.open_B1[row_B] = open_B1
+        going_B = open_B1.nonzero()[:, 0]
+        if not len(going_B):
             break
         token_BKT = token_BkT.gather(1, place[:, :, None].expand(-1, -1, max_new_tokens))
-        hidden_BKD = prompts.extend(token_Bk.gather(1, place), parent_Bk.gather(1, place))
+        last_BK, parent_BK = token_Bk.gather(1, place), parent_Bk.gather(1, place)
+        if 2 * len(going_B) <= len(row_B):  # the others are done, and need not be run any more
+            row_B, token_BKT, score_BK = row_B[going_B], token_BKT[going_B], score_BK[going_B]
+            last_BK, parent_BK = last_BK[going_B], parent_BK[going_B]
+            prompts.select(going_B)
+        hidden_BKD = prompts.extend(last_BK, parent_BK)
     return done.token_BKT, done.score_BK
 
 
@@ -142,12 +149,17 @@ class _Done:
         self.score_BK = torch.full((rows, beams), -torch.inf, device=device)
         self.open_B1 = torch.ones(rows, 1, dtype=torch.bool, device=device)
 
-    def add(self, token_BKT: Tensor, score_BK: Tensor) -> None:
-        tokens, scores = torch.cat([self.token_BKT, token_BKT], 1), torch.cat([self.score_BK, score_BK], 1)
+    def add(self, row_B: Tensor, token_BKT: Tensor, score_BK: Tensor) -> None:
+        """More responses of some prompts."""
+        tokens, scores = (
+            torch.cat([self.token_BKT[row_B], token_BKT], 1),
+            torch.cat([self.score_BK[row_B], score_BK], 1),
+        )
         place = top_k(scores, self.score_BK.shape[1])
-        self.score_BK = scores.gather(1, place)
+        score_BK = scores.gather(1, place)
         token_BKT = tokens.gather(1, place[:, :, None].expand(-1, -1, tokens.shape[2]))
-        self.token_BKT = token_BKT.masked_fill(self.score_BK[:, :, None] == -torch.inf, -1)
+        self.score_BK[row_B] = score_BK
+        self.token_BKT[row_B] = token_BKT.masked_fill(score_BK[:, :, None] == -torch.inf, -1)
 
 
 def _candidates(

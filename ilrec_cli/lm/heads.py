@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ilrec_cli.errors import UserError
+
 FILE = "layer_heads.safetensors"
 
 
@@ -25,7 +27,12 @@ class LayerHead(nn.Module):
 
     def __init__(self, norm: nn.Module, rank: int, generator: torch.Generator):
         super().__init__()
-        weight = next(norm.parameters()).detach()
+        weight = next(norm.parameters(), None)
+        if weight is None:
+            raise UserError(
+                f"layer_head = separate gives layers copies of the final norm, and a {type(norm).__name__} has no weights; "
+                "use layer_head = shared"
+            )
         # At least float32: bfloat16 weights swallow small updates.
         dtype, width = torch.promote_types(weight.dtype, torch.float32), len(weight)
         self.norm = copy.deepcopy(norm).to(dtype).requires_grad_(True)

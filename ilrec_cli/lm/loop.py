@@ -160,7 +160,9 @@ class Loop:
         progress, phase = self.progress, {} if self.job.name is None else {"phase": self.job.name}
         seconds = round(time.perf_counter() - self.started, 2)
         self.log.write(**phase, step=progress.all_steps, epoch=progress.step / self.per_epoch, seconds=seconds, **row)
-        self.parallel.accelerator.log(row, step=progress.all_steps)
+        # MLflow takes no @ in a name.
+        reported = {name.replace("@", "_at_"): value for name, value in row.items()}
+        self.parallel.accelerator.log(reported, step=progress.all_steps)
 
     def _save(self, path: Path) -> None:
         self._account()

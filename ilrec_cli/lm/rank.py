@@ -10,10 +10,12 @@ import torch
 
 from ilrec_cli.histories import Sequences, histories, targets
 from ilrec_cli.lm.allowed import Allowed
-from ilrec_cli.lm.decode import beam_search, expand
+from ilrec_cli.lm.decode import StepScores, beam_search, expand
 from ilrec_cli.lm.early_exit import early_exit
 from ilrec_cli.lm.exact import exact_scores
 from ilrec_cli.lm.examples import Catalogue, Layout
+from ilrec_cli.lm.generate import generate
+from ilrec_cli.lm.guidance import Guide
 from ilrec_cli.lm.heads import LayerHeads
 from ilrec_cli.lm.thoughts import likeliest
 from ilrec_cli.lm.walk import Normalize
@@ -35,36 +37,53 @@ class Ranker:
         length_penalty: float = 0.0,
         exit_layer: int | None = None,
         heads: LayerHeads | None = None,
+        guide: Guide | None = None,
     ):
-        """`exit_layer`: rank with that layer's logits (eq. 2), running only the blocks up to it; by its own head in `heads`."""
+        """`exit_layer`: rank with that layer's logits (eq. 2), running only the blocks up to it; by its own head in `heads`.
+
+        `guide`: a collaborative model that has a say in every step of `rank`.
+        """
         own = heads.of(exit_layer) if heads is not None and exit_layer is not None else None
         self.model = model if exit_layer is None else early_exit(model, exit_layer, own)
         self.catalogue, self.layout = catalogue, layout
-        self.beams = beams
+        self.beams, self.guide = beams, guide
         self.scoring: dict[str, Any] = {"normalize": normalize, "length_penalty": length_penalty}
         self.device = next(model.parameters()).device
         self.trie = catalogue.trie.to(self.device)
         self.popularity_I = torch.from_numpy(popularity_I).to(self.device)
 
     def rank(
-        self, history_BT: np.ndarray, k: int, allowed_BI: torch.Tensor | None = None
+        self, history_BT: np.ndarray, k: int, allowed_BI: torch.Tensor | None = None, user_B: np.ndarray | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(item_Bk, score_Bk), best first, padded with -1 and -inf. Items of one identifier share its score.
 
-        `allowed_BI`: the items that may be listed in each row; all by default.
+        `allowed_BI`: the items that may be listed in each row; all by default. `user_B`: for guides that know users.
         """
         allowed = None if allowed_BI is None else Allowed(self.trie, allowed_BI)
+        steps = [] if self.guide is None else [self._guided(self.guide, history_BT, user_B)]
+        steps += [] if allowed is None else [allowed.step_scores]
         leaf_BK, score_BK = beam_search(
-            self.model, *self._prompts(history_BT), self.trie, beams=self.beams,
-            step_scores=None if allowed is None else allowed.step_scores, **self.scoring,
+            self.model, *self._prompts(history_BT), self.trie, beams=self.beams, step_scores=_one_after_another(steps),
+            **self.scoring,
         )  # fmt: skip
         return self._items(leaf_BK, score_BK, k, allowed)
+
+    def write(self, history_BT: np.ndarray, *, beams: int, max_new_tokens: int, end_token: int) -> torch.Tensor:
+        """token_BT: the best free response to each history by `generate`, end token included, padded with -1."""
+        token_BKT, _ = generate(
+            self.model, *self._prompts(history_BT), beams=beams, max_new_tokens=max_new_tokens, end_token=end_token
+        )
+        return token_BKT[:, 0]
 
     def exact(self, history_BT: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """As `rank`, from the scores of the whole catalogue: what a search with as many beams as leaves finds."""
         leaf_L, score_BL = exact_scores(self.model, *self._prompts(history_BT), self.trie, **self.scoring)
         best_Bk = top_k(score_BL, k)
         return self._items(leaf_L[best_Bk], score_BL.gather(1, best_Bk), k)
+
+    def _guided(self, guide: Guide, history_BT: np.ndarray, user_B: np.ndarray | None) -> StepScores:
+        user = None if user_B is None else torch.from_numpy(user_B).to(self.device)
+        return guide.over(self.trie, torch.from_numpy(history_BT).to(self.device), user)
 
     def _prompts(self, history_BT: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Histories as tokens, with the model's thought behind each where it was trained to think."""
@@ -80,10 +99,10 @@ class Ranker:
             item_Bk = expand(leaf_BK, self.trie, self.popularity_I, k)
         else:
             item_Bk = allowed.expand(leaf_BK, self.popularity_I, k)
-        real = item_Bk >= 0
-        own_leaf = torch.where(real, self.trie.leaf_of(item_Bk.clamp(min=0)), -2)
-        place = (own_leaf[:, :, None] == leaf_BK[:, None, :]).int().argmax(-1)
-        return item_Bk, torch.where(real, score_BK.gather(1, place), -torch.inf)
+        sorted_BK, column_BK = leaf_BK.sort(1)
+        place_Bk = torch.searchsorted(sorted_BK, self.trie.leaf_of(item_Bk)).clamp(max=leaf_BK.shape[1] - 1)
+        score_Bk = score_BK.gather(1, column_BK.gather(1, place_Bk))
+        return item_Bk, torch.where(item_Bk >= 0, score_Bk, -torch.inf)
 
     def rank_events(
         self, sequences: Sequences, user_E: np.ndarray, end_E: np.ndarray, max_history: int, *,
@@ -113,3 +132,14 @@ class Ranker:
             item, score = self.rank(history, LISTED)
             target = torch.from_numpy(targets(sequences, user_E[chunk], end_E[chunk])).to(self.device)
             yield Rankings(*(part.cpu().numpy() for part in (item, score, rank_in(item, target))))
+
+
+def _one_after_another(steps: list[StepScores]) -> StepScores | None:
+    """What changes a step's scores, in turn; None where nothing does."""
+
+    def every(node_BK: torch.Tensor, token_BKC: torch.Tensor, log_prob_BKC: torch.Tensor) -> torch.Tensor:
+        for step in steps:
+            log_prob_BKC = step(node_BK, token_BKC, log_prob_BKC)
+        return log_prob_BKC
+
+    return every if steps else None

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ilrec_cli import devices
 from ilrec_cli.lm import masks
 from ilrec_cli.lm.logits import language_model
 from ilrec_cli.lm.model import SupervisedLM, decoder
@@ -62,7 +63,9 @@ def takes_trees(model: Any) -> bool:
         tree = Tree(model, ids_BS, mask_BS, 4)
         tree.extend(token_W[:2].expand(2, -1), token_W.new_zeros(2, 2))
         found = tree.extend(token_W[2:].expand(2, -1), torch.tensor([[1, 0]] * 2, device=device))
-    except (TypeError, ValueError, RuntimeError, AttributeError):
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if devices.out_of_memory(error):  # says nothing about the architecture
+            raise
         return False
     finally:
         stack.train(was_training)

@@ -13,6 +13,7 @@ import torch
 
 from ilrec_cli import checkpoint
 from ilrec_cli.lm.backbone import causal_lm
+from ilrec_cli.lm.examples import Catalogue
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.preference import Pairs, Prompts, branches, prompts_of, scored
 from ilrec_cli.methods import _negatives
@@ -49,11 +50,10 @@ def random_pairs(material: Material) -> Pairs:
     return pairs(material, draw)
 
 
-def item_vectors(material: Material) -> np.ndarray:
+def item_vectors(material: Material, catalogue: Catalogue) -> np.ndarray:
     """vector_ID that the identifiers were made from; where they keep none, the mean embedding of the item's tokens."""
     if material.vectors is not None:
         return material.vectors()
-    catalogue = material.examples.catalogue
     embedding = causal_lm(material.parallel.model.backbone).get_input_embeddings()
     weight_VD = checkpoint.whole(embedding.weight.detach()).float().cpu()
     own = torch.from_numpy(np.arange(catalogue.token_ID.shape[1]) < catalogue.length_I[:, None] - 1)[:, :, None]

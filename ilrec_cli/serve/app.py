@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from ilrec_cli.errors import UserError
+from ilrec_cli.errors import UserError, one_line
 from ilrec_cli.serve.batcher import Batcher, Busy
 
 SHOWN_FAULTS = 3  # of a request that breaks its form
@@ -54,7 +54,9 @@ class Answers(Protocol):
 
 def build(answers: Answers, batcher: Batcher[Any, Any], limits: Limits, render: Callable[[Any, Any], Any]) -> FastAPI:
     """The application; `render(query, answer)` is one entry of a response."""
-    app = FastAPI(title="ilrec", docs_url=None, redoc_url=None)  # the pages load scripts from elsewhere
+    app = FastAPI(
+        title="ilrec", docs_url=None, redoc_url=None, redirect_slashes=False
+    )  # the pages load scripts from elsewhere
     form = {"requestBody": {"required": True, "content": {"application/json": {"schema": Ask.model_json_schema()}}}}
     card = answers.card() | {"limits": limits._asdict()}
 
@@ -88,7 +90,7 @@ def build(answers: Answers, batcher: Batcher[Any, Any], limits: Limits, render: 
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        return JSONResponse({"error": one_line(error.detail)}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:

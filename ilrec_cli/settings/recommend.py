@@ -27,12 +27,23 @@ class OpenModel(Common):
         "what a step's probabilities sum to one over [as trained: ids with train --vocab-scope ids, else vocab]",
         MODEL,
     ] = None
+    cf_guidance: Annotated[
+        float | None,
+        "D3: a step of the search scores this share of the model's log-probability, and the rest of --cf's [the model alone]",
+        MODEL,
+    ] = None
+    cf: Annotated[str | None, "collaborative model of --cf-guidance: name or folder [the only trained one]", MODEL] = (
+        None
+    )
     batch_size: Annotated[int, "histories that the model sees at a time", Control, RUN] = 64
     device: Annotated[str, "auto, cpu, cuda or cuda:N", Control, RUN] = "auto"
     dtype: Annotated[DType, "number format of the model", RUN] = "float32"
 
     def __post_init__(self) -> None:
         at_least(self, 1, "beams", "batch_size")
+        at_least(self, 0, "cf_guidance")
+        if self.cf_guidance is not None and self.cf_guidance > 1:
+            raise ValueError(f"cf_guidance is {self.cf_guidance}, expected at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +78,8 @@ class Recommend(OpenModel):
             raise ValueError("--input and --output belong together")
         if self.input is not None and self.explain:
             raise ValueError("--explain shows one history; it does not go with --input")
+        if self.explain and self.cf_guidance is not None:
+            raise ValueError("--explain shows the language model alone; it does not go with --cf-guidance")
         if self.explain_item is not None and not self.explain:
             raise ValueError("--explain-item belongs to --explain")
 

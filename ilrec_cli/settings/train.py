@@ -75,6 +75,11 @@ class Train(OnUsers):
         DATA,
     ] = ()
     chat: Annotated[bool, "prompts in the chat template of an instruct model", DATA] = False
+    prompt: Annotated[
+        Literal["instruction", "input"],
+        "input: the history in a block of its own, items in quotes: BIGRec's prompt, for titles",
+        DATA,
+    ] = "instruction"
     max_length: Annotated[
         int, "tokens of the longest example of --tasks; longer ones are left out, and counted", DATA
     ] = 2048
@@ -140,4 +145,7 @@ class Train(OnUsers):
         if self.targets == "all" and (self.tasks or self.chat):
             given = "tasks" if self.tasks else "chat"
             raise ValueError(f"--{given} needs a prompt for every target: leave --targets all out")
+        if self.prompt == "input" and (self.tasks or self.targets == "all"):
+            given = "tasks" if self.tasks else "targets all"
+            raise ValueError(f"--prompt input is one wording of one prompt for every target: leave --{given} out")
         exclusive(self, "resume", "overwrite")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ilrec_cli.artifacts import Artifact
@@ -42,7 +44,7 @@ def equipped(opened: Backbone, settings: Train, ids: Artifact) -> Backbone:
     if settings.tuning == "lora":
         backbone.add_lora(opened, _lora(settings), token_ids, settings.seed)
     if settings.gradient_checkpointing:
-        opened.model.gradient_checkpointing_enable()
+        _recompute(opened.model)
     return opened
 
 
@@ -55,8 +57,14 @@ def started(settings: Train, run: Artifact, ids: Artifact) -> Backbone:
         token_ids = [vocabulary[token] for token in _models.special_tokens(ids)]
         backbone.add_lora(opened, _lora(settings), token_ids, settings.seed)
     if settings.gradient_checkpointing:
-        opened.model.gradient_checkpointing_enable()
+        _recompute(opened.model)
     return opened
+
+
+def _recompute(model: Any) -> None:
+    """Activations anew in the backward pass; the method has another name since transformers 5.20, and the old one warns."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _lora(settings: Train) -> Lora:
@@ -73,4 +81,5 @@ def _texts(data: Artifact, settings: Train) -> list[str]:
     """What a tokenizer from scratch is trained on: the catalogue's text where there is some, and the prompts."""
     items = data.table("items")
     columns = [items[name].to_pylist() for name in ("title", "description", "brand")]
-    return prompts.all_text(known(parse(settings.tasks))) + [text for column in columns for text in column if text]
+    around = prompts.all_text(known(parse(settings.tasks)), as_input=settings.prompt == "input")
+    return around + [text for column in columns for text in column if text]

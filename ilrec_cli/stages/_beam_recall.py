@@ -17,7 +17,7 @@ SHOWN = ("hit", "ndcg")
 def judge(searched: Path, scored: Path, ks: Iterable[int]) -> dict[str, Any]:
     """{"beam_recall": {k: share}, "of_the_search": metrics} from two folders' rankings, over the events of `scored`.
 
-    beam_recall@k: of the k best items by exact scores, the share among the search's first k; a mean over events.
+    For the k that the search can answer. beam_recall@k: of the k best items by exact scores, the share among the search's first k; a mean over events.
     """
     beams, exact = (pq.read_table(folder / "rankings.parquet") for folder in (searched, scored))
     beams = beams.take(np.searchsorted(beams["event"].to_numpy(), exact["event"].to_numpy()))  # both are by event

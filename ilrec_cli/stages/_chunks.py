@@ -36,8 +36,12 @@ def scratch_of(folder: Path) -> Path:
 
 
 @contextmanager
-def opened(scratch: Path, identity: dict[str, Any], *, fresh: bool) -> Iterator[None]:
-    """Hold the folder; chunks of anything but this very evaluation are removed, all of them where it is `fresh`."""
+def opened(scratch: Path, identity: dict[str, Any], replaced: str | None) -> Iterator[None]:
+    """Hold the folder; chunks of anything but this very evaluation are removed.
+
+    `replaced` is the result that is to be made anew (None: there is none to replace). Then chunks count only if they were
+    begun to replace that very result: what was ranked before somebody asked for it to be ranked again does not.
+    """
     try:
         scratch.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -47,10 +51,12 @@ def opened(scratch: Path, identity: dict[str, Any], *, fresh: bool) -> Iterator[
     with folders.locked(scratch, wait=False) as free:
         if not free:
             raise UserError(f"{scratch.parent}: another process is at this evaluation. Wait for it")
-        if fresh or _identity(scratch) != identity:
+        begun = _identity(scratch)
+        begun_for = begun.pop("replaces", None)
+        if begun != identity or replaced not in (None, begun_for):
             for file in scratch.iterdir():
                 file.unlink()
-            artifacts.write_json(scratch / "identity.json", identity)
+            artifacts.write_json(scratch / "identity.json", identity | {"replaces": replaced})
         yield
 
 
@@ -83,11 +89,11 @@ def _path(scratch: Path, index: int) -> Path:
     return scratch / f"{index:06d}.safetensors"
 
 
-def _identity(scratch: Path) -> dict[str, Any] | None:
+def _identity(scratch: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((scratch / "identity.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        return None
+        return {}
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

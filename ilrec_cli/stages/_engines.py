@@ -13,6 +13,8 @@ import torch
 
 from ilrec_cli import __version__, artifacts, devices
 from ilrec_cli.artifacts import Artifact
+from ilrec_cli.errors import UserError
+from ilrec_cli.lm.guidance import Guide
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.ranking import top_k
 from ilrec_cli.settings import OpenModel
@@ -38,7 +40,7 @@ class Search:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         allowed = None if allowed_BI is None else torch.from_numpy(allowed_BI).to(self.ranker.device)
         self.ranker.beams = beams
-        return self.ranker.rank(history_BT, k, allowed)
+        return self.ranker.rank(history_BT, k, allowed, user_B)
 
 
 class Scores:
@@ -64,14 +66,22 @@ def opened(config: OpenModel, model: Artifact, kind: str, data: Artifact) -> Eng
     """The model of a folder, on its device."""
     device = devices.resolve(config.device)
     if kind == "cf":
+        if config.cf_guidance is not None:
+            raise UserError(
+                f"--cf-guidance guides the search of a language model; '{model.name}' scores every item itself"
+            )
         return Scores(_models.open_cf(model, data, device), device)
     ids = _inputs.ids_of_run(config, model, data)
-    dtype = devices.DTYPES[config.dtype]
+    guide = None
+    if config.cf_guidance is not None:
+        scorer = _models.open_cf(_inputs.read_cf(config, data, config.cf), data, device)
+        guide = Guide(scorer, config.cf_guidance)
     return Search(
         _models.open_ranker(
-            model, ids, data, device=device, dtype=dtype, beams=config.beams, normalize=config.normalize
+            model, ids, data, device=device, dtype=devices.DTYPES[config.dtype], beams=config.beams,
+            normalize=config.normalize, guide=guide,
         )
-    )
+    )  # fmt: skip
 
 
 def card(config: OpenModel, model: Artifact, kind: str, data: Artifact) -> dict[str, Any]:
@@ -80,6 +90,8 @@ def card(config: OpenModel, model: Artifact, kind: str, data: Artifact) -> dict[
     search: dict[str, Any] = {"beams": config.beams, "dtype": config.dtype}
     if kind == "run":
         search["normalize"] = _models.trained_scope(model, config.normalize)
+        if config.cf_guidance is not None:
+            search |= {"cf_guidance": config.cf_guidance, "cf": _inputs.read_cf(config, data, config.cf).name}
     return {
         "run": model.name,
         "kind": kind,
@@ -102,5 +114,5 @@ def _evaluations(model: Artifact, data: Artifact) -> list[dict[str, Any]]:
     """Protocol, events and metrics of every evaluation of this very model on these very data."""
     folders = [path for path in sorted((model.path.parent / "eval").glob("[!.]*")) if artifacts.exists(path)]
     current = {"run": model.digest, "data": data.digest}
-    found = [path for path in folders if artifacts.read_manifest(path)["parents"] == current]
+    found = [path for path in folders if artifacts.read_manifest(path)["parents"].items() >= current.items()]
     return [artifacts.read(path, "eval").json("metrics.json") for path in found]

@@ -5,9 +5,10 @@ rankings.parquet and metrics.json do not depend on how many processes there were
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,16 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ilrec_cli import artifacts
+from ilrec_cli import artifacts, devices
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import targets
 from ilrec_cli.metrics import KS, ListCounts
+from ilrec_cli.provenance import provenance
 from ilrec_cli.ranking import LISTED, Rankings
 from ilrec_cli.schemas import TABLES
-from ilrec_cli.stages import _beam_recall, _chunks, _inputs, _protocol, _rankings
+from ilrec_cli.stages import _beam_recall, _chunks, _inputs, _protocol, _rankings, _texts
 from ilrec_cli.stages._summary import Judged, summary
+from ilrec_cli.stages._texts import Written
 from ilrec_cli.stages._workers import Workers
 
 VERSION = 2  # of metrics.json
@@ -34,9 +37,9 @@ COLUMNS = ("items", "scores", "rank", "first", "sharing")  # of a chunk
 
 
 class Opened(NamedTuple):
-    """A model that ranks: (user_B, end_B) -> Rankings; and which identifier each item has."""
+    """A model that ranks: (user_B, end_B) -> Rankings, or with the text it wrote; and which identifier each item has."""
 
-    rank: Callable[[np.ndarray, np.ndarray], Rankings]
+    rank: Callable[[np.ndarray, np.ndarray], Rankings | Written]
     leaf_I: np.ndarray
 
 
@@ -53,11 +56,17 @@ class Plan:
     overwrite: bool = False
     more: dict[str, Any] = field(default_factory=dict)  # what metrics.json says besides
     searched: Path | None = None  # of exact scores: the evaluation whose search they judge
+    others: dict[str, Artifact] = field(default_factory=dict)  # parents besides: collaborative model, encoder
 
     @property
     def folder(self) -> Path:
         """Evaluations lie beside the run's `train` part."""
         return self.model.path.parent / "eval" / _protocol.folder(self.rules)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes free text, which is kept."""
+        return self.rules.get("search") == "free"
 
     @property
     def listed(self) -> int:
@@ -75,9 +84,14 @@ class Plan:
         order = np.argsort(events[0][chosen], kind="stable")
         return tuple(column[chosen][order] for column in events)
 
+    def answered(self, ks: Iterable[int]) -> list[int]:
+        """The list lengths that a search over identifiers can answer: it finds as many of them as it has beams."""
+        beams = self.rules["beams"] if self.rules.get("search") in ("beams", "exact") else None
+        return [k for k in ks if beams is None or k <= beams]
+
     @property
     def parents(self) -> dict[str, Artifact]:
-        return {"run": self.model, "data": self.data}
+        return {"run": self.model, "data": self.data, **self.others}
 
 
 def run(plan: Plan, open_model: Callable[[], Opened], workers: Workers, console: Console) -> dict[str, Any]:
@@ -91,9 +105,10 @@ def run(plan: Plan, open_model: Callable[[], Opened], workers: Workers, console:
     identity = {
         "version": VERSION, "tables": TABLES["rankings"][0], "protocol": plan.rules, "listed": plan.listed,
         "batch_size": plan.batch_size, "parents": {role: parent.digest for role, parent in plan.parents.items()},
-        "device": workers.device.type,
+        "device": workers.device.type, "packages": provenance()["packages"],
     }  # fmt: skip
-    hold = _chunks.opened(scratch, identity, fresh=plan.overwrite) if workers.is_main else nullcontext()
+    replaced = _present(plan.folder) if plan.overwrite else None
+    hold = _chunks.opened(scratch, identity, replaced) if workers.is_main else nullcontext()
     with hold:
         workers.wait()  # the folder is ready
         pace = _rank_missing(plan, open_model, workers, console)
@@ -120,7 +135,18 @@ def known(plan: Plan) -> dict[str, Any] | None:
         return None
     found = done.json("metrics.json")
     same = found.get("version") == VERSION and found["protocol"] == plan.rules
-    return found if same and set(plan.ks) <= set(found["ks"]) else None
+    # Before, metrics beyond the beams were written too; they meant nothing.
+    meant = plan.searched is not None or plan.answered(found["ks"]) == found["ks"]
+    return found if same and meant and set(plan.ks) <= set(found["ks"]) else None
+
+
+def _present(folder: Path) -> str:
+    """Which result is there: changes whenever it is made again."""
+    if not artifacts.exists(folder):
+        return "none"
+    return hashlib.sha256(
+        b"".join((folder / name).read_bytes() for name in ("manifest.json", "provenance.json"))
+    ).hexdigest()
 
 
 def pace_of(folder: Path) -> float | None:
@@ -172,28 +198,29 @@ def _ranked(
                 parts.append(_guarded(plan, model, user_E[rows], end_E[rows]))
                 forward(len(rows))
             back = np.argsort(order, kind="stable")
-            item, score, rank = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
+            item, score, rank, *text = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
             target = target_E[chunk]
             same_leaf = np.where(item >= 0, model.leaf_I[item], -1) == model.leaf_I[target][:, None]
             first = np.where(same_leaf.any(1), same_leaf.argmax(1), -1)
             columns = (item, score.astype(np.float32), rank, first, sharing_I[target])
-            yield index, dict(zip(COLUMNS, columns, strict=True)), time.perf_counter() - started
+            texts = _texts.columns(*text) if text else {}
+            yield index, dict(zip(COLUMNS, columns, strict=True)) | texts, time.perf_counter() - started
 
 
-def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Rankings:
+def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Rankings | Written:
     """Rank a batch. Where memory does not suffice, say so: another search would be another result."""
     try:
         return model.rank(user_B, end_B)
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            sign in str(error) for sign in ("out of memory", "can't allocate memory")
-        ):
+    except (MemoryError, RuntimeError) as error:
+        if not devices.out_of_memory(error):
             raise
-        raise UserError(
-            f"{plan.model.name}: memory does not suffice for batches of {plan.batch_size} (--batch-size). Choose smaller "
-            "ones; --dtype bfloat16 halves the model, but is another protocol. The search was not changed; what is "
-            "finished counts only with the same batch size"
-        ) from error
+        advice = {
+            "run": f"batches of {plan.batch_size} (--batch-size). Choose smaller ones; --dtype bfloat16 halves the model, but "
+            "is another protocol. The search was not changed; what is finished counts only with the same batch size",
+            "cf": "this collaborative model, whose batches have one size. Free some, or choose another --device. What is "
+            "finished counts when the command is given again",
+        }  # fmt: skip
+        raise UserError(f"{plan.model.name}: memory does not suffice for {advice[plan.kind]}") from error
 
 
 def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
@@ -215,12 +242,18 @@ def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
         rank_E, first_E, sharing_E = (np.concatenate(column) for column in zip(*columns, strict=True))
         judged = Judged(user_E, rank_E, first_E, sharing_E, popularity_I[target_E], end_E)
         ambiguity = {"ambiguous_targets": int((sharing_E > 1).sum())} if plan.kind == "run" else {}
-        judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.ks)
+        chunks = enumerate(_chunks.split(len(event_E), plan.batch_size))
+        written = (
+            _texts.write(aside, event_E, (_loaded(scratch, index, chunk)[0] for index, chunk in chunks))
+            if plan.writes
+            else {}
+        )
+        judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.answered(plan.ks))
         artifacts.write_json(
             aside / "metrics.json",
             {"version": VERSION, "protocol": plan.rules, "ks": list(plan.ks), "events": len(event_E),
              "users": len(np.unique(user_E)), **summary(judged, plan.ks, ambiguity=plan.kind == "run"),
-             "lists": counts.metrics(popularity_I), **ambiguity, **plan.more, **judgement},
+             "lists": counts.metrics(popularity_I), **ambiguity, **plan.more, **written, **judgement},
         )  # fmt: skip
         artifacts.write_text(aside / "log.jsonl", "".join(json.dumps(line) + "\n" for line in [*lines, pace]))
 

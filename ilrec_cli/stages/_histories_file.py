@@ -1,4 +1,7 @@
-"""Files of histories in, files of recommendations out: Parquet or JSON lines, a chunk at a time, whole or absent."""
+"""Files of histories in, files of recommendations out: Parquet or JSON lines, a chunk at a time, whole or absent.
+
+Lines of JSON end with a line feed, and with nothing else that text can hold: titles may contain any separator.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ilrec_cli.errors import UserError
+from ilrec_cli.errors import UserError, abridged
+from ilrec_cli.json_log import json_line
 from ilrec_cli.stages._recommender import Recommendation
 
 CHUNK = 2048  # rows in memory at a time
@@ -28,6 +33,9 @@ class Row(NamedTuple):
     where: str
     user: str | None
     history: list[str] | None
+
+
+Placed = tuple[str, dict[str, Any]]  # a row, and what it is called: "row 3", "line 7"
 
 
 def kind_of(path: Path, flag: str) -> str:
@@ -49,8 +57,8 @@ def read(path: Path) -> Iterator[list[Row]]:
     """Chunks of rows."""
     rows = (_parquet if kind_of(path, "--input") == ".parquet" else _json_lines)(path)
     chunk: list[Row] = []
-    for number, row in enumerate(rows, start=1):
-        chunk.append(_row(row, f"{path}: row {number}: "))
+    for place, row in rows:
+        chunk.append(_row(row, f"{path}: {place}: "))
         if len(chunk) == CHUNK:
             yield chunk
             chunk = []
@@ -90,7 +98,7 @@ def _to_json_lines(path: Path) -> Iterator[Write]:
 
         def write(rows: Sequence[Row], lists: Sequence[list[Recommendation]]) -> None:
             for row, listed in zip(rows, lists, strict=True):
-                file.write(json.dumps(_record(row, listed), ensure_ascii=False) + "\n")
+                file.write(json_line(_record(row, listed)) + "\n")
 
         yield write
 
@@ -101,15 +109,16 @@ def _record(row: Row, listed: list[Recommendation]) -> dict[str, Any]:
     return {"user": row.user, "items": items, "titles": titles, "scores": scores}
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet(path: Path) -> Iterator[Placed]:
     with _readable(path):
         file = pq.ParquetFile(path)
         names = [name for name in ("user", "history") if name in file.schema_arrow.names]
         if not names:
             found = ", ".join(file.schema_arrow.names)
             raise UserError(f"--input {path}: expected a column history or user, got {found}")
-        for batch in file.iter_batches(batch_size=CHUNK, columns=names):
-            yield from batch.to_pylist()
+        batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=CHUNK, columns=names))
+        for number, row in enumerate(chain.from_iterable(batches), start=1):
+            yield f"row {number}", row
 
 
 @contextmanager
@@ -123,20 +132,24 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"--input {path}: no readable Parquet file ({' '.join(str(error).split())[:120]})") from error
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def _json_lines(path: Path) -> Iterator[Placed]:
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
+        for number, text in enumerate(file, start=1):
+            if not text.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(text.rstrip())
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}: line {number}: no JSON ({str(error)[:80]})") from error
+                # A column of this line: what json calls line 1 is no line of the file.
+                why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+                raise UserError(
+                    f"{path}: line {number}: no JSON ({abridged(why)}); each line holds one object"
+                ) from error
             if not isinstance(row, dict):
                 raise UserError(
                     f"{path}: line {number}: expected an object with history or user, got {type(row).__name__}"
                 )
-            yield row
+            yield f"line {number}", row
 
 
 def _row(row: dict[str, Any], where: str) -> Row:
@@ -156,4 +169,4 @@ def _id(value: Any, where: str) -> str:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise UserError(f"{where}{value!r} is no id")
+    raise UserError(f"{where}{abridged(repr(value))} is no id")

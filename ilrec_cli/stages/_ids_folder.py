@@ -98,14 +98,9 @@ def _check(folder: Path, config: BuildIds, identity: dict[str, Any]) -> None:
         return
     if (folder / IDENTITY).is_file():
         then = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-        checkpoint.refuse_other(_flat(then), _flat(identity))
+        checkpoint.refuse_other(then, identity)
     elif not _text_vectors.are_kept(folder.parent):
         raise UserError(f"--resume: there is no checkpoint in {folder}. Start without --resume")
-
-
-def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """The scheme's options one by one, as they are given."""
-    return {**identity, "options": None, **{f"-o {name}": value for name, value in identity["options"].items()}}
 
 
 def _has_progress(folder: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +51,24 @@ def find_ids(config: Any, selector: str | None) -> Artifact:
     return artifacts.read(_select(config, dataset_dir(config) / "ids", selector, "ids", "scheme"), "ids")
 
 
-def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Make the folder of a file to be written; `UserError` where the file is there and is not to be replaced."""
+@contextmanager
+def output_file(target: Path, *, overwrite: bool) -> Iterator[None]:
+    """Make the folder of a file that the block writes, and remove it if the block fails.
+
+    `UserError` where the file is there and is not to be replaced.
+    """
     if target.is_dir():
         raise UserError(f"--output {target} is a folder; name a file in it")
     if target.exists() and not overwrite:
         raise UserError(f"{target} is there already. Choose another --output, or --overwrite it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{target}: the folder cannot be made ({error.strerror}). Choose another --output") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folders.made(target.parent))
+        except OSError as error:
+            raise UserError(
+                f"{target}: the folder cannot be made ({error.strerror}). Choose another --output"
+            ) from error
+        yield
 
 
 def read_cf(config: Any, data: Artifact, selector: str | None) -> Artifact:

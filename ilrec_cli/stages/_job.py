@@ -73,7 +73,11 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     layout = _layout(task, opened)
     examples = make_examples(settings, data, items, layout)
-    rows, notes = make_rows(settings, data, items, opened.tokenizer)
+    every = task.method.phases(task.options)
+    phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
+    rows, notes = None, list[str]()
+    if any(phase.data == "next_item" for phase in phases):
+        rows, notes = make_rows(settings, data, items, opened.tokenizer)
     model = supervised(task, opened, items)
     model.check_phi()
     model.task_names = rows.names if rows else ()
@@ -84,8 +88,6 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
     validate = _validation(settings, data, parallel, items, layout)
     plainly = _validation(settings, data, parallel, items, replace(layout, thought=0))  # before it learns to think
-    every = task.method.phases(task.options)
-    phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
 
     def job(index: int) -> Job:
         phase = phases[index]

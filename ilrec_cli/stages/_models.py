@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ilrec_cli.cf._common import Facts
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone
 from ilrec_cli.lm.examples import Catalogue, Layout
+from ilrec_cli.lm.guidance import Guide
 from ilrec_cli.lm.heads import open_heads
 from ilrec_cli.lm.model import final_norm
 from ilrec_cli.lm.rank import Ranker
@@ -72,6 +74,22 @@ def catalogue(ids: Artifact, tokenizer: Any) -> Catalogue:
     return Catalogue.build(tokens, tokenizer)
 
 
+def trained_layouts(run: Artifact) -> list[Layout]:
+    """How a run's histories become tokens: one for each next-item prompt that it was trained with."""
+    found = run.json("layout.json")
+    layouts = [Layout.from_dict(each) for each in found.get("templates", [found])]
+    return [replace(layout, thought=found.get("thought", 0)) for layout in layouts]
+
+
+def trained_layout(run: Artifact, template: int = 0) -> Layout:
+    """The one of that number; `UserError` where there are fewer."""
+    found = trained_layouts(run)
+    if template >= len(found):
+        there = "one prompt" if len(found) == 1 else f"prompts 0 to {len(found) - 1}"
+        raise UserError(f"--template {template}: '{run.name}' was trained with {there}")
+    return found[template]
+
+
 def vectors(ids: Artifact) -> Callable[[], np.ndarray] | None:
     """What reads the vectors that identifiers were made from; None where they keep none."""
     from safetensors.numpy import load_file
@@ -93,16 +111,16 @@ def trained_scope(run: Artifact, asked: Normalize | None) -> Normalize:
 
 def open_ranker(
     run: Artifact, ids: Artifact, data: Artifact, *, device: torch.device, dtype: torch.dtype, beams: int,
-    normalize: Normalize | None = None, exit_layer: int | None = None,
+    normalize: Normalize | None = None, exit_layer: int | None = None, template: int = 0, guide: Guide | None = None,
 ) -> Ranker:  # fmt: skip
     """A trained language model with its catalogue and layout."""
     opened = backbone.open_saved(run.path / "model", dtype)
     items = catalogue(ids, opened.tokenizer)
-    layout = Layout.from_dict(run.json("layout.json"))
+    layout = trained_layout(run, template)
     popularity: np.ndarray = _inputs.training_popularity(data)
     model = opened.model.to(device).eval()
     heads = None if exit_layer is None else open_heads(run.path, final_norm(backbone.causal_lm(model)))
     return Ranker(
         model, items, layout, popularity, beams=beams, normalize=trained_scope(run, normalize), exit_layer=exit_layer,
-        heads=heads,
+        heads=heads, guide=guide,
     )  # fmt: skip

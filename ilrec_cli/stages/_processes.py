@@ -52,7 +52,8 @@ def tracked(accelerator: Any, run: str, recorded: dict[str, Any]) -> Iterator[No
     flat = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in recorded.items()}
     # TensorBoard makes a folder of the name; for the others it is the project, and the run has a name of its own.
     named = {"wandb": {"name": run}, "mlflow": {"run_name": run}}
-    accelerator.init_trackers("tensorboard" if "tensorboard" in accelerator.log_with else "ilrec", flat, named)
+    here = "tensorboard" in map(str, accelerator.log_with)  # accelerate has made an enumeration of the name
+    accelerator.init_trackers("tensorboard" if here else "ilrec", flat, named)
     try:
         yield
     finally:

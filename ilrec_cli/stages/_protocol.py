@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ilrec_cli.settings import Evaluate
+from ilrec_cli.settings.evaluate import TEXT_TOKENS
 
 # Present for language models alone: how their list is found. Collaborative models score every item.
-SEARCH = ("search", "beams", "normalize", "length_penalty", "dtype", "templates", "aggregation", "exit_layer")
+SEARCH = ("search", "beams", "normalize", "length_penalty", "dtype", "templates", "aggregation", "template", "exit_layer",
+          "cf_guidance", "cf", "text_beams", "max_new_tokens", "grounding", "embedding", "duplicates", "adjust", "gamma")  # fmt: skip
 
 
 def of_cf(split: str, *, limit_users: int | None = None, seed: int = 0, seen_items: str = "ranked") -> dict[str, Any]:
@@ -18,12 +20,33 @@ def of_cf(split: str, *, limit_users: int | None = None, seed: int = 0, seen_ite
     return rules
 
 
-def of_lm(config: Evaluate, *, exit_layer: int | None = None) -> dict[str, Any]:
-    """The protocol of a language model: the same, and how its list is found."""
+def of_lm(config: Evaluate, *, exit_layer: int | None = None, template: int = 0) -> dict[str, Any]:
+    """The protocol of a language model: the same, and how its list is found. `template`: which prompt, if not the first."""
     rules = of_cf(config.split, limit_users=config.limit_users, seed=config.seed, seen_items=config.seen_items)
     search = {"search": "beams", "beams": config.beams, "normalize": config.normalize, "length_penalty": 0.0,
               "dtype": config.dtype, "templates": 1, "aggregation": "none"}  # fmt: skip
-    return rules | search | ({} if exit_layer is None else {"exit_layer": exit_layer})
+    search |= {"template": template} if template else {}
+    guided = {} if config.cf_guidance is None else {"cf_guidance": config.cf_guidance, "cf": config.cf}
+    return rules | search | ({} if exit_layer is None else {"exit_layer": exit_layer}) | guided
+
+
+def of_text(config: Evaluate, grounding: str, embedding: str) -> dict[str, Any]:
+    """The protocol of a language model that writes freely: items by their titles' distance.
+
+    `grounding`: base, or the name of identifiers; `embedding`: what that makes of a title, in words. Length penalty 1 is
+    that of `transformers.generate`, which BIGRec keeps.
+    """
+    rules = of_cf(config.split, limit_users=config.limit_users, seed=config.seed, seen_items=config.seen_items)
+    return rules | {
+        "search": "free", "text_beams": config.text_beams, "max_new_tokens": config.text_tokens, "length_penalty": 1.0,
+        "dtype": config.dtype, "templates": 1, "aggregation": "none", "grounding": grounding, "embedding": embedding,
+        "duplicates": "best rank",
+    }  # fmt: skip
+
+
+def mean_of_templates(rules: dict[str, Any], templates: int) -> dict[str, Any]:
+    """The protocol of means over evaluations that differ in the prompt alone."""
+    return {**rules, "templates": templates, "aggregation": "mean"}
 
 
 def exact(rules: dict[str, Any], users: int, seed: int) -> dict[str, Any]:
@@ -32,17 +55,48 @@ def exact(rules: dict[str, Any], users: int, seed: int) -> dict[str, Any]:
 
 
 def folder(rules: dict[str, Any]) -> str:
-    """test-full, test-full-beam20-vocab, test-full-exact-beam20-vocab-n100-s0, test-full-unseen, valid-full-n500-s0."""
+    """test-full, test-full-beam20-vocab, test-full-exact-beam20-vocab-n100-s0, test-full-unseen, valid-full-n500-s0,
+    test-full-beam20-vocab-template3, test-full-beam20-vocab-mean17, test-full-beam20-vocab-cf0.5-sasrec,
+    test-full-free-beam4-base, test-full-free-beam4-base-popularity-gauto."""
     parts = [rules["split"], "full"]
     if "search" in rules:
-        parts += ["exact"] if rules["search"] == "exact" else []
-        parts += [f"beam{rules['beams']}", rules["normalize"]]
+        parts += [rules["search"]] if rules["search"] != "beams" else []
+        parts += _of_text(rules) if rules["search"] == "free" else [f"beam{rules['beams']}", rules["normalize"]]
+        parts += [f"template{rules['template']}"] if rules.get("template") else []
+        parts += [f"cf{rules['cf_guidance']}", rules["cf"]] if "cf_guidance" in rules else []
         parts += [rules["dtype"]] if rules["dtype"] != "float32" else []
         parts += [f"layer{rules['exit_layer']}"] if "exit_layer" in rules else []
+    parts += [f"mean{rules['templates']}"] if rules.get("aggregation") == "mean" else []
     parts += ["unseen"] if rules["seen_items"] == "removed" else []
     if "limit_users" in rules:
         parts += [f"n{rules['limit_users']}", f"s{rules['users_drawn_by_seed']}"]
     return "-".join(parts)
+
+
+def words(rules: dict[str, Any]) -> str:
+    """How lists were found, for a column of a table."""
+    if "search" not in rules:
+        return "every item scored"
+    if rules["search"] == "free":
+        return f"text of beam {rules['text_beams']}, nearest titles" + (
+            f", by {rules['adjust']}" if "adjust" in rules else ""
+        )
+    found = "every item scored" if rules["search"] == "exact" else f"beam {rules['beams']}"
+    found += f", {rules['normalize']}"
+    found += f", template {rules['template']}" if rules.get("template") else ""
+    found += f", layer {rules['exit_layer']}" if "exit_layer" in rules else ""
+    found += f", {rules['cf_guidance']} with {rules['cf']}" if "cf_guidance" in rules else ""
+    return found + (f", {rules['dtype']}" if rules["dtype"] != "float32" else "")
+
+
+def _of_text(rules: dict[str, Any]) -> list[str]:
+    """What sets free writing apart: its length, what grounds it, what adjusts it."""
+    parts = [f"beam{rules['text_beams']}"]
+    parts += [] if rules["max_new_tokens"] == TEXT_TOKENS else [f"tok{rules['max_new_tokens']}"]
+    parts += [rules["grounding"]]
+    if "adjust" in rules:
+        parts += [rules["adjust"], *([rules["cf"]] if "cf" in rules else []), f"g{rules['gamma']}"]
+    return parts
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

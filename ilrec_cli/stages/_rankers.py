@@ -9,6 +9,7 @@ from ilrec_cli import devices
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.cf._rank import Events, rank_events
 from ilrec_cli.histories import histories, targets
+from ilrec_cli.lm.guidance import Guide
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.ranking import Rankings, rank_in
 from ilrec_cli.stages import _inputs, _models
@@ -31,10 +32,12 @@ def open_lm(plan: Plan, ids: Artifact, device: torch.device) -> Opened:
     """A language model: beam search over the identifiers, or all of them scored."""
     ranker = _ranker(plan, ids, device)
     sequences, max_history = _inputs.sequences(plan.data), plan.data.json("card.json")["max_history"]
-    find = ranker.exact if plan.rules["search"] == "exact" else ranker.rank
+    exact = plan.rules["search"] == "exact"
 
     def rank(user_B: np.ndarray, end_B: np.ndarray) -> Rankings:
-        item_Bk, score_Bk = find(histories(sequences, user_B, end_B, max_history), plan.listed)
+        history_BT = histories(sequences, user_B, end_B, max_history)
+        found = ranker.exact(history_BT, plan.listed) if exact else ranker.rank(history_BT, plan.listed, None, user_B)
+        item_Bk, score_Bk = found
         target_B = torch.from_numpy(targets(sequences, user_B, end_B)).to(item_Bk.device)
         return Rankings(*(part.cpu().numpy() for part in (item_Bk, score_Bk, rank_in(item_Bk, target_B))))
 
@@ -43,8 +46,10 @@ def open_lm(plan: Plan, ids: Artifact, device: torch.device) -> Opened:
 
 
 def _ranker(plan: Plan, ids: Artifact, device: torch.device) -> Ranker:
-    rules = plan.rules
+    rules, cf = plan.rules, plan.others.get("cf")
+    guide = None if cf is None else Guide(_models.open_cf(cf, plan.data, device), rules["cf_guidance"])
     return _models.open_ranker(
         plan.model, ids, plan.data, device=device, dtype=devices.DTYPES[rules["dtype"]],
         beams=rules["beams"], normalize=rules["normalize"], exit_layer=rules.get("exit_layer"),
+        template=rules.get("template", 0), guide=guide,
     )  # fmt: skip

@@ -16,15 +16,16 @@ import numpy as np
 
 from ilrec_cli import artifacts
 from ilrec_cli.artifacts import Artifact
-from ilrec_cli.errors import UserError
+from ilrec_cli.errors import UserError, abridged
 from ilrec_cli.histories import gather_runs
+from ilrec_cli.ranking import MOST_BEAMS
 from ilrec_cli.settings import OpenModel
 from ilrec_cli.stages import _engines, _explain, _inputs
 from ilrec_cli.stages._engines import Engine
 
 Unknown = Literal["error", "skip"]
 MASK_CELLS = 32_000_000  # rows x items of one call: bounds memory, not the result
-SHOWN_ID = 80  # characters of an id in a message
+SEARCH_CELLS = 100_000_000  # the same for rows x beams x beams
 
 
 class Recommendation(NamedTuple):
@@ -50,8 +51,7 @@ class UnknownIdError(UserError):
     """An original id that the data do not have."""
 
     def __init__(self, where: str, what: str, value: str, known: int):
-        shown = value if len(value) <= SHOWN_ID else f"{value[:SHOWN_ID]}..."
-        super().__init__(f"{where}{what} '{shown}' is not among the {known:,} {what}s")
+        super().__init__(f"{where}{what} '{abridged(value)}' is not among the {known:,} {what}s")
         self.value = value
 
 
@@ -89,6 +89,7 @@ class Recommender:
         cls, run: str | Path, *, dataset: str | None = None, work: str | Path = "ilrec-work",
         data: str | Path | None = None, beams: int = 20, normalize: Literal["vocab", "ids", "trie"] | None = None,
         device: str = "auto", dtype: Literal["float32", "bfloat16"] = "float32", batch_size: int = 64,
+        cf_guidance: float | None = None, cf: str | None = None,
     ) -> Recommender:  # fmt: skip
         """A model by its folder (`ilrec-work/Instruments/runs/ilrec`, or `.../cf/sasrec`), or by name with `dataset`."""
         if dataset is None:
@@ -99,6 +100,7 @@ class Recommender:
             run, dataset, work = str(folder), folder.parents[1].name, folder.parents[2]
         where = OpenModel(dataset=dataset, work=Path(work), data=None if data is None else Path(data), run=str(run))
         where = replace(where, beams=beams, normalize=normalize, device=device, dtype=dtype, batch_size=batch_size)
+        where = replace(where, cf_guidance=cf_guidance, cf=cf)
         recommender = cls(where)
         assert recommender.engine is not None  # loaded now, so that the first answer takes no longer than others
         return recommender
@@ -131,6 +133,13 @@ class Recommender:
         """One history as the model takes it; `where` begins the message of an error."""
         if k < 1:
             raise UserError(f"{where}k is {k}, expected at least 1")
+        k = min(k, len(self.raw_ids))
+        if self.kind == "run" and self._beams(k) > MOST_BEAMS:
+            asked = f"k is {k:,}" if k > MOST_BEAMS else f"--beams is {self.config.beams:,}"
+            raise UserError(
+                f"{where}{asked}; the search of a language model takes at most {MOST_BEAMS:,}. Collaborative models list "
+                "any number of items"
+            )
         numbers = self.items(history, where, unknown)
         if not len(numbers) and unknown == "error":
             raise UserError(f"{where}the history is empty, and there is nothing to go by")
@@ -163,19 +172,20 @@ class Recommender:
         """The list of every query, whatever batches they are ranked in; an empty history gets an empty list."""
         asked = [row for row, query in enumerate(queries) if len(query.history)]
         # As many beams as items; a list must not depend on what others in its batch ask for.
-        asked.sort(key=lambda row: (self._beams(queries[row]), -min(len(queries[row].history), self.max_history)))
+        asked.sort(key=lambda row: (self._beams(queries[row].k), -min(len(queries[row].history), self.max_history)))
         answers: list[list[Recommendation]] = [[] for _ in queries]
-        size = max(1, min(self.config.batch_size, MASK_CELLS // len(self.raw_ids)))
+        rows = min(self.config.batch_size, MASK_CELLS // len(self.raw_ids))
         while asked:
-            beams = self._beams(queries[asked[0]])
-            batch = [row for row in asked[:size] if self._beams(queries[row]) == beams]
+            beams = self._beams(queries[asked[0]].k)
+            size = max(1, min(rows, SEARCH_CELLS // beams**2))
+            batch = [row for row in asked[:size] if self._beams(queries[row].k) == beams]
             for row, listed in zip(batch, self._ranked([queries[row] for row in batch], beams), strict=True):
                 answers[row] = listed
             asked = asked[len(batch) :]
         return answers
 
-    def _beams(self, query: Query) -> int:
-        return max(self.config.beams, query.k)
+    def _beams(self, k: int) -> int:
+        return min(max(self.config.beams, k), len(self.raw_ids))
 
     def _ranked(self, queries: list[Query], beams: int) -> list[list[Recommendation]]:
         length_B = np.array([min(len(query.history), self.max_history) for query in queries])

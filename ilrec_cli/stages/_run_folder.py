@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from ilrec_cli import artifacts, folders
+from ilrec_cli import artifacts, checkpoint, folders
 from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
@@ -49,9 +49,13 @@ def is_finished(train: Path, task: Task) -> bool:
     if task.settings.overwrite:
         return False
     found = artifacts.read(train, task.kind)
-    if _identity(found.config, found.manifest["parents"]) == identity(task):
+    key, now, then = checkpoint.first_difference(_identity(found.config, found.manifest["parents"]), identity(task))
+    if not key:
         return True
-    raise UserError(f"{train} holds a run with other settings. Choose another --name, or --overwrite it")
+    raise UserError(
+        f"{train} holds a run with other settings: {key} is {now!r}, that run has {then!r}. Choose another --name, or "
+        "--overwrite it"
+    )
 
 
 @contextmanager

@@ -25,10 +25,10 @@ TITLE_END = " .!?,;:`"  # LC-Rec strips these signs from titles
 def decided(config: Train, data: Artifact, ids: Artifact) -> Train:
     """Settings with targets and tasks chosen; `UserError` for tasks that these data or identifiers do not allow."""
     tiny = backbone.is_tiny(config.backbone)
-    asked = bool(config.tasks) or config.chat
+    asked = bool(config.tasks) or config.chat or config.prompt == "input"
     targets = ("all" if tiny and not asked else "last") if config.targets == "auto" else config.targets
     chosen = config.tasks
-    if targets == "last" and not (tiny or chosen):
+    if targets == "last" and not (tiny or chosen or config.prompt == "input"):
         chosen = _by_default(data, ids)
     _check(chosen, config, ids)
     return replace(config, targets=targets, tasks=chosen)
@@ -87,19 +87,31 @@ def layouts(settings: Train, tokenizer: Any) -> list[Layout]:
     """The prompts of the next-item task that a run is trained with; the first is what it is evaluated with."""
     if settings.targets == "all":
         return [Layout.stream(tokenizer)]
-    found = prompts.next_item(prompts.chosen(tokenizer, as_chat=settings.chat))
+    form = prompts.chosen(tokenizer, as_chat=settings.chat)
+    if settings.prompt == "input":
+        return [Layout.prompt(tokenizer, prompts.input_template(form), prompts.TITLES_SEPARATOR)]
+    found = prompts.next_item(form)
     trained = found if "next_item" in tasks.known(tasks.parse(settings.tasks)) else found[:1]
     return [Layout.prompt(tokenizer, template) for template in trained]
 
 
-def record(settings: Train, tokenizer: Any) -> dict[str, Any]:
-    """What a run keeps of its prompts: the next-item ones as token ids and text, and a digest of all its tasks' texts."""
+def record(settings: Train, tokenizer: Any, start: Artifact | None) -> dict[str, Any]:
+    """What a run keeps of its prompts: the next-item ones as token ids and text, and a digest of all its tasks' texts.
+
+    Those of the run that it starts from, if it does: whatever the wording is today.
+    """
+    if start is not None:
+        kept = start.json("layout.json")
+        return {name: kept[name] for name in ("chat", "digest", "templates") if name in kept}
     if settings.targets == "all":
         return {}
     form = prompts.chosen(tokenizer, as_chat=settings.chat)
     names = tasks.known(tasks.parse(settings.tasks)) or ("next_item",)
     texts = [form.wrap(template.prompt) + template.answer for name in names for template in templates.every()[name]]
     first = [form.wrap(template.prompt) for template in templates.every()["next_item"]]
+    if settings.prompt == "input":
+        first = [prompts.with_input(form)]
+        texts = [first[0] + "{item}"]
     known = layouts(settings, tokenizer)
     return {
         "chat": settings.chat,

@@ -6,7 +6,7 @@ Shapes: I items, D dimensions, F texts of all items one after another, P probes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,6 +116,31 @@ def encode_later(items: pa.Table, ids: Artifact, console: Console, *, device: st
     return vectors[len(probes) :]
 
 
+def has_encoder(ids: Artifact) -> bool:
+    """Whether `ids` were made with an encoder that reads titles: not from a file of vectors, not from titles themselves."""
+    made = (ids.path / STATE).is_file() and ids.json(STATE)["kind"] in ("tfidf", "model")
+    return made and "title" in ids.config["text"]
+
+
+def text_encoder(ids: Artifact, console: Console, *, device: str, batch_size: int) -> Callable[[list[str]], np.ndarray]:
+    """The encoder that `ids` were made with, opened once, for single texts: vectors [len(texts), D]."""
+    if ids.json(STATE)["kind"] == "tfidf":
+        from ilrec_cli.ids import _tfidf
+
+        state = _tfidf_state(ids)
+        return lambda texts: _tfidf.transform(texts, state)
+    from ilrec_cli.lm import embed
+
+    settings = _model_settings(ids.config, batch_size, device)
+    encoder = embed.Encoder(settings)
+
+    def encode(texts: list[list[str]]) -> np.ndarray:
+        return _fields_pooled(texts, settings, console, encoder=encoder)
+
+    _check_probes(encode(ids.json(STATE)["probes"]), ids)
+    return lambda texts: encode([[text] for text in texts])
+
+
 def item_texts(items: pa.Table, names: tuple[str, ...]) -> list[str]:
     """The chosen fields of each item, joined by '. '; empty fields are left out."""
     return [". ".join(part for part in parts if part) for parts in _fields(items, names)]
@@ -140,13 +165,18 @@ def _tfidf(texts: list[str], config: Encoding) -> Encoded:
 
 
 def _tfidf_later(texts: list[str], ids: Artifact) -> np.ndarray:
+    from ilrec_cli.ids import _tfidf
+
+    return _tfidf.transform(texts, _tfidf_state(ids))
+
+
+def _tfidf_state(ids: Artifact) -> Any:
     from safetensors.numpy import load_file
 
     from ilrec_cli.ids import _tfidf
 
     arrays = load_file(str(ids.path / ARRAYS))
-    state = _tfidf.State(ids.json(STATE)["words"], arrays["idf"], arrays.get("components"))
-    return _tfidf.transform(texts, state)
+    return _tfidf.State(ids.json(STATE)["words"], arrays["idf"], arrays.get("components"))
 
 
 def _texts_of(config: dict[str, Any], items: pa.Table) -> list[list[str]]:
@@ -164,12 +194,14 @@ def _model_settings(config: dict[str, Any], batch_size: int, device: str) -> Any
                           batch_size=batch_size, device=device)  # fmt: skip
 
 
-def _fields_pooled(texts: list[list[str]], settings: Any, console: Console, shards: Path | None = None) -> np.ndarray:
+def _fields_pooled(
+    texts: list[list[str]], settings: Any, console: Console, shards: Path | None = None, encoder: Any = None
+) -> np.ndarray:
     """Mean over the texts of each item of their mean over tokens."""
     from ilrec_cli.lm import embed
 
     flat = [text for each in texts for text in each]
-    vector_FD = embed.mean_pooled(flat, settings, console=console, shards=shards)
+    vector_FD = embed.mean_pooled(flat, settings, console=console, shards=shards, encoder=encoder)
     count_I = np.array([len(each) for each in texts])
     sum_ID = np.add.reduceat(vector_FD, np.cumsum(count_I) - count_I, axis=0)
     return np.asarray(sum_ID / count_I[:, None].astype(np.float32))

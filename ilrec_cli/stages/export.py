@@ -60,7 +60,7 @@ def run(config: Export) -> dict[str, Any]:
             "quantize": (kept or {}).get("quantize", "none"),
             **same,
         }
-        artifacts.write_json(aside / "layout.json", source.layout.as_dict())
+        artifacts.write_json(aside / "layout.json", source.layout.as_dict() | _prompts(source.run))
         card = _model_card.describe(source.run, source.data, config.dataset, about)
         artifacts.write_text(aside / "README.md", _model_card.render(card, catalogue))
         artifacts.write_json(aside / MARK, card)
@@ -73,6 +73,12 @@ def run(config: Export) -> dict[str, Any]:
         f"Written: {target}\nHow to use it: {target / 'README.md'}"
     )
     return {"path": str(target), "form": form, **same}
+
+
+def _prompts(run: Artifact) -> dict[str, Any]:
+    """The wordings that the model knows, where it has prompts."""
+    kept = run.json("layout.json")
+    return {name: kept[name] for name in ("chat", "digest", "templates") if name in kept}
 
 
 def _source(config: Export) -> Source:

@@ -20,9 +20,9 @@ def run(config: ExportIds) -> dict[str, Any]:
     if _models.is_text(ids):
         raise UserError(f"'{ids.name}' are titles, not tokens: an .index.json cannot hold them")
     target = config.output or _inputs.dataset_dir(config) / f"{config.dataset}.index.json"
-    _inputs.refuse_existing(target, overwrite=config.overwrite)
-    keys = map(str, data.table("items")[config.keys].to_pylist())
-    index = dict(zip(keys, ids.table("item_ids")["tokens"].to_pylist(), strict=True))
-    artifacts.write_text(target, json.dumps(index, ensure_ascii=False) + "\n")
+    with _inputs.output_file(target, overwrite=config.overwrite):
+        keys = map(str, data.table("items")[config.keys].to_pylist())
+        index = dict(zip(keys, ids.table("item_ids")["tokens"].to_pylist(), strict=True))
+        artifacts.write_text(target, json.dumps(index, ensure_ascii=False) + "\n")
     console.say(f"{len(index):,} items, keys: {config.keys}\nWritten: {target}")
     return {"path": str(target), "items": len(index)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,12 @@ def _of_table(config: ExtendIds, frozen: Frozen, known: Known, console: Console)
     """A line of JSON for every item of the table, in its order: raw_id, codes, tokens, whether it is new by this call."""
     assert config.items is not None
     target = config.output or _inputs.dataset_dir(config) / f"{config.items.stem}.ids.jsonl"
-    _inputs.refuse_existing(target, overwrite=config.overwrite)
+    with _inputs.output_file(target, overwrite=config.overwrite):
+        return _written(config, target, frozen, known, console)
+
+
+def _written(config: ExtendIds, target: Path, frozen: Frozen, known: Known, console: Console) -> dict[str, Any]:
+    assert config.items is not None
     frozen, known = _ids_extension.with_taken(frozen, known, config.taken)
     reading = Reading(Faults(advice="Mend or delete the line"))
     items = plugins.part(plugins.load("datasets", "table"), "load").described_items(config.items, reading).to_arrow()

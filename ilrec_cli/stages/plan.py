@@ -49,7 +49,10 @@ def run(config: Plan) -> dict[str, Any]:
         result["advice"] = _advise(task, found, room or 0, most, console)
     if config.measure:
         result["time"] = _timing.timed(task, found.steps, console)
-    console.say(f"Next: ilrec train {_inputs.flags(config)} with these flags")
+    advice = result["advice"] or {"flags": "", "fits": True}
+    if advice["fits"]:
+        more = f" and {advice['flags']}" if advice["flags"] else ""
+        console.say(f"Next: ilrec train {_inputs.flags(config)} with these flags{more}")
     return result
 
 

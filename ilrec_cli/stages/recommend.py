@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,14 @@ TITLE_WIDTH = 60
 def run(config: Recommend) -> dict[str, Any]:
     """Print recommendations, or write them for every row of a file; returns what was answered."""
     console = Console.of(config)
-    if config.input is not None and config.output is not None:
-        _check_files(config.input, config.output, overwrite=config.overwrite)
+    if config.input is None or config.output is None:
+        return _answered(config, console)
+    _check_files(config.input, config.output)
+    with _inputs.output_file(config.output, overwrite=config.overwrite):
+        return _answered(config, console)
+
+
+def _answered(config: Recommend, console: Console) -> dict[str, Any]:
     recommender = Recommender(config)
     if config.explain and recommender.kind != "run":
         raise UserError(
@@ -34,6 +41,13 @@ def run(config: Recommend) -> dict[str, Any]:
         if config.input is not None:
             return _many(config, recommender, lists, console)
         return _one(config, recommender, lists, console)
+    except (MemoryError, RuntimeError) as error:
+        if not devices.out_of_memory(error):
+            raise
+        raise UserError(
+            f"memory does not suffice for {config.batch_size} histories at a time (--batch-size) and lists of {config.k}. "
+            "Ask for fewer at a time; nothing half-written was kept"
+        ) from error
     except UnknownIdError as error:
         known = recommender.numbers if " item '" in str(error) else recommender.users
         raise UserError(f"{error} of {recommender.data.path}.{nearest(error.value, known)}") from error
@@ -42,7 +56,7 @@ def run(config: Recommend) -> dict[str, Any]:
 Lists = tuple[np.ndarray | None, np.ndarray]
 
 
-def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
+def _check_files(source: Path, target: Path) -> None:
     """Before anything is loaded."""
     _histories_file.kind_of(source, "--input")
     _histories_file.kind_of(target, "--output")
@@ -50,19 +64,40 @@ def _check_files(source: Path, target: Path, *, overwrite: bool) -> None:
         raise UserError(f"--input {source}: no such file")
     if target.exists() and target.samefile(source):
         raise UserError(f"--output {target} is the input; name another file")
-    _inputs.refuse_existing(target, overwrite=overwrite)
 
 
 def _lists(config: Recommend, recommender: Recommender, flag: str) -> np.ndarray:
-    """Item numbers of --allow or --deny: one that names a file stands for the ids in it, one a line."""
+    """Item numbers of --allow or --deny: a value that names a file stands for the ids in it, one a line."""
     values: tuple[str, ...] = getattr(config, flag)
-    if len(values) == 1 and values[0] not in recommender.numbers and Path(values[0]).is_file():
-        try:
-            lines = Path(values[0]).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"--{flag} {values[0]}: no text file with one id a line") from error
-        values = tuple(line.strip() for line in lines if line.strip())
-    return recommender.items(values, f"--{flag}: ", config.unknown)
+    ids: list[str] = []
+    for value in values:
+        known = value in recommender.numbers or not (
+            _is_file(value) or (len(values) == 1 and _looks_like_a_file(value))
+        )
+        ids += [value] if known else _in_file(value, f"--{flag} {value}")
+    return recommender.items(ids, f"--{flag}: ", config.unknown)
+
+
+def _is_file(value: str) -> bool:
+    return os.path.isfile(value)  # Path.is_file raises where the value is too long for a name
+
+
+def _looks_like_a_file(value: str) -> bool:
+    return "/" in value or Path(value).suffix != ""
+
+
+def _in_file(value: str, flag: str) -> list[str]:
+    """The ids in a file, one a line; a missing file is not left to --unknown skip, since it would forbid nothing."""
+    try:
+        text = Path(value).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{flag}: no text file with one id a line") from error
+    except OSError as error:
+        raise UserError(f"{flag}: no item has this id, and no such file can be read ({error.strerror})") from error
+    ids = [line.strip() for line in text.split("\n") if line.strip()]
+    if not ids:
+        raise UserError(f"{flag}: the file holds no id")
+    return ids
 
 
 def _query(config: Recommend, recommender: Recommender, row: Row, lists: Lists) -> Query:

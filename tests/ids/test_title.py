@@ -55,6 +55,18 @@ def test_items_without_a_title_are_counted_or_named_by_their_id() -> None:
     assert found.notes["items_without_title"] == 3
 
 
+def test_the_full_stop_of_lc_recs_files_is_no_part_of_a_title() -> None:
+    stopped: list[str | None] = ["Tent.", "Mr. Kettle Co..", "Tent for 2 ."]
+    found = assign(items(stopped), title.Config())
+    assert found.tokens.to_pylist() == [["Tent"], ["Mr. Kettle Co."], ["Tent for 2"]]
+    assert found.notes["full_stops_left_out"]
+    kept = assign(items(stopped), title.Config(full_stop="keep"))
+    assert kept.tokens.to_pylist() == [["Tent."], ["Mr. Kettle Co.."], ["Tent for 2 ."]]
+    some = assign(items([*stopped, "Lamp"]), title.Config())
+    assert some.tokens.to_pylist()[0] == ["Tent."], "one title without says that the others' are their own"
+    assert "full_stops_left_out" not in some.notes
+
+
 def test_paths_are_the_tokenizers_ids_of_each_title_alone(tok: Any) -> None:
     made = catalogue(tok)
     for item, text in enumerate(TITLES):
@@ -104,6 +116,23 @@ def test_histories_and_answers_hold_the_very_same_ids(targets: str, tok: Any) ->
         supervised = own[4] + end
     assert batch.input_BS[0].tolist() == [token for part in expected for token in part]
     assert batch.target_N.tolist() == supervised
+
+
+@pytest.mark.parametrize("as_chat", [False, True], ids=["plain", "chat"])
+def test_bigrecs_prompt_has_the_history_in_a_block_of_its_own(as_chat: bool, tok: Any) -> None:
+    tok.chat_template = "{% for message in messages %}<user>{{ message['content'] }}</user>{% endfor %}<assistant>"
+    made = catalogue(tok)
+    layout = Layout.prompt(tok, prompts.input_template(prompts.chosen(tok, as_chat=as_chat)), prompts.TITLES_SEPARATOR)
+    input_BS, mask_BS = layout.prompts(made, np.array([[1, 0, 4], [2, -1, -1]]))
+    rows = [tok.decode(row[mask.bool()]) for row, mask in zip(input_BS, mask_BS, strict=True)]
+    start = "" if as_chat or tok("a").input_ids[0] != tok.bos_token_id else "<s>"
+    for row, titles in zip(rows, ('"Tent for two", "Tent", "A </s> in a title"', '"傘 ☂ é"'), strict=True):
+        said = f"Recommend the item that this user will choose next.\n\n{{}}The user chose these items, the oldest first: {titles}"
+        block = (
+            f"An instruction follows. Give the answer that it asks for.\n\n### Instruction:\n{said}\n\n### Response:\n"
+        )
+        chat = f"<user>{said.format('')}</user><assistant>"
+        assert row == start + (chat if as_chat else block.format("### Input:\n"))
 
 
 def test_beams_over_titles_score_as_the_model_does(tok: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,17 @@ def test_an_adapter_on_a_model_from_scratch_is_saved_merged(tmp_path: Path) -> N
     backbone.save(found, tmp_path / "model")
     again = backbone.open_saved(tmp_path / "model", torch.float32)
     torch.testing.assert_close(again.model.eval()(input_ids=probe).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_depth_of_a_saved_model_wherever_its_configuration_keeps_it(base: str, tmp_path: Path) -> None:
+    """At the top, in a configuration of text inside another, or in the base's folder."""
+    from transformers import Gemma3Config
+
+    found, ids = opened(base)
+    backbone.add_lora(found, LORA, ids, seed=0)
+    backbone.save(found, tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "config.json").exists()
+    assert backbone.saved_depth(tmp_path / "adapter") == backbone.saved_depth(Path(base)) == 2
+    Gemma3Config(text_config={"num_hidden_layers": 7}).save_pretrained(tmp_path / "nested")
+    assert "num_hidden_layers" not in json.loads((tmp_path / "nested" / "config.json").read_text())
+    assert backbone.saved_depth(tmp_path / "nested") == 7

@@ -104,6 +104,10 @@ def test_the_command_says_what_would_fit(world: Path, tmp_path: Path, ilrec: Cal
     assert found["advice"]["fits"]
     assert found["advice"]["memory_with_reserve"] <= 1.15 * 2**30 < found["memory_with_reserve"]
     assert f"add {found['advice']['flags']}" in result.out
+    assert f"with these flags and {found['advice']['flags']}\n" in result.out
+    hopeless = ilrec("plan", "--dataset", "toy", "--work", world, "--method", "sft", "--device-memory", "0.5")
+    assert "It does NOT fit" in hopeless.out
+    assert "Next:" not in hopeless.out
 
 
 def test_measured_hours(world: Path, ilrec: Callable[..., Finished]) -> None:

@@ -368,3 +368,19 @@ def test_collaborative_evidence_is_mixed_into_every_step() -> None:
                     total += (1 - share) * np.log(max(below[1] / below[0], floor))
             if all(prob_BI[row, item] > 0 for item, other in enumerate(paths) if other[0] == path[0]):
                 assert score == pytest.approx(total, abs=1e-3)
+
+
+@pytest.mark.parametrize("normalize", ["vocab", "trie"])
+def test_more_beams_than_leaves_change_nothing_and_cost_nothing(normalize: Any) -> None:
+    """Whoever asks for every item of a small catalogue, and for many more, gets the same bits and the rest as padding."""
+    rng = np.random.default_rng(8)
+    model, trie = llama(), catalogue(rng, "titles", 30)
+    ids, mask = prompts(rng, 3)
+    leaf_BK, score_BK = beam_search(model, ids, mask, trie, beams=trie.leaves, normalize=normalize)
+    assert (leaf_BK >= 0).all()
+    more = beam_search(model, ids, mask, trie, beams=3_000_000, normalize=normalize)
+    assert more[0].shape == more[1].shape == (3, 3_000_000)
+    assert torch.equal(more[0][:, : trie.leaves], leaf_BK)
+    assert torch.equal(more[1][:, : trie.leaves], score_BK)
+    assert (more[0][:, trie.leaves :] == -1).all()
+    assert torch.isneginf(more[1][:, trie.leaves :]).all()

@@ -127,7 +127,7 @@ def test_a_cut_text_keeps_its_end_token(tmp_path: Path) -> None:
     marks = [(mark, tok.convert_tokens_to_ids(mark)) for mark in ("<s>", "</s>")]
     tok.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
     tok.save_pretrained(folder)
-    encoder = embed._Encoder(settings(folder, max_tokens=6))
+    encoder = embed.Encoder(settings(folder, max_tokens=6))
     (ids,) = encoder.tokens([TEXTS[4]], Console(quiet=True))
     assert len(ids) == 6
     assert ids == [*tok(TEXTS[4]).input_ids[:5], tok.eos_token_id]
@@ -138,7 +138,7 @@ def test_no_text_runs_past_the_models_positions(build: Callable[..., Any], allow
     """Positions of RoBERTa's kind begin behind the padding id, which is 2 here."""
     limit = {"n_positions": 12} if build is gpt2 else {"max_position_embeddings": 12}
     folder = saved(tmp_path / "model", build, **limit)
-    assert embed._Encoder(settings(folder)).allowed == allowed
+    assert embed.Encoder(settings(folder)).allowed == allowed
     assert np.isfinite(pooled(folder, TEXTS)).all()
 
 
@@ -177,7 +177,7 @@ def test_a_stopped_encode_goes_on_with_the_same_bytes(
     calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, shards = saved(tmp_path / "model", bert), tmp_path / "shards"
-    straight, real, done = pooled(folder, TEXTS), embed._Encoder.pool, []
+    straight, real, done = pooled(folder, TEXTS), embed.Encoder.pool, []
 
     def stops(self: Any, tokens: list[list[int]]) -> np.ndarray:
         if len(done) == calls:
@@ -185,11 +185,11 @@ def test_a_stopped_encode_goes_on_with_the_same_bytes(
         done.append(len(tokens))
         return real(self, tokens)
 
-    monkeypatch.setattr(embed._Encoder, "pool", stops)
+    monkeypatch.setattr(embed.Encoder, "pool", stops)
     with pytest.raises(KeyboardInterrupt):
         pooled(folder, TEXTS, shards)
     again: list[int] = []
-    monkeypatch.setattr(embed._Encoder, "pool", lambda self, tokens: again.append(len(tokens)) or real(self, tokens))
+    monkeypatch.setattr(embed.Encoder, "pool", lambda self, tokens: again.append(len(tokens)) or real(self, tokens))
     assert np.array_equal(pooled(folder, TEXTS, shards), straight)
     assert len(again) == 3 - calls, "seven different texts in batches of three: finished ones are not computed again"
     assert np.array_equal(pooled(folder, TEXTS, shards), straight)

@@ -12,6 +12,7 @@ from test_decode import END, PAD, prompts
 
 from ilrec_cli.lm.exact import exact_scores
 from ilrec_cli.lm.generate import generate, sample, sample_text
+from ilrec_cli.lm.tree import Copies, Tree
 from ilrec_cli.trie import ItemTrie
 
 
@@ -49,6 +50,33 @@ def test_free_generation_equals_transformers(family: Any, beams: int, penalty: f
     assert len({len(row) for row in found}) > 1
     if beams > 1:
         torch.testing.assert_close(score_BK.flatten(), expected.sequences_scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("copies", [False, True], ids=["tree", "copies"])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_prompts_that_are_done_are_not_run_and_change_nobody(
+    beams: int, copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if copies:
+        monkeypatch.setattr(
+            "ilrec_cli.lm.generate.open_prompts", lambda model, ids, mask, room: Copies(model, ids, mask)
+        )
+    chosen = Copies if copies else Tree
+    left: list[int] = []
+    select = chosen.select
+    monkeypatch.setattr(chosen, "select", lambda self, row_B: (left.append(len(row_B)), select(self, row_B))[1])
+    model = eager_to_end(llama)
+    with torch.no_grad():
+        model.lm_head.weight[END] *= 2
+    ids, mask = prompts(np.random.default_rng(0), 8)
+    settings: dict[str, Any] = {"beams": beams, "max_new_tokens": 14, "end_token": END, "length_penalty": 0.0}
+    together = generate(model, ids, mask, **settings)
+    assert left
+    assert max(left) <= 4
+    for row in range(8):
+        alone = generate(model, ids[row : row + 1], mask[row : row + 1], **settings)
+        assert torch.equal(together[0][row], alone[0][0])
+        torch.testing.assert_close(together[1][row], alone[1][0], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

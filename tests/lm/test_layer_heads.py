@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from batches import a_batch, rewards_for
-from conftest import llama, qwen2
+from conftest import family, llama, qwen2
 from torch import Tensor
 
 from ilrec_cli.config import build
@@ -115,6 +115,13 @@ def test_low_precision_models_get_heads_in_float32() -> None:
     heads = LayerHeads((1,), final_norm(llama().bfloat16()), 4)
     assert {parameter.dtype for parameter in heads.parameters()} == {torch.float32}
     assert heads(torch.randn(1, 5, 32, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_norm_without_weights_cannot_be_copied() -> None:
+    backbone = family("Olmo")
+    SupervisedLM(backbone, (1, 2)).check_phi()
+    with pytest.raises(UserError, match="OlmoLayerNorm has no weights; use layer_head = shared"):
+        LayerHeads((1, 2), final_norm(backbone), 4)
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,9 @@ def test_resume_refuses_another_configuration_and_names_the_key(tmp_path: Path) 
         run(a_job(tmp_path / "a", replace(SETTINGS, seed=1, resume=True)))
     with pytest.raises(UserError, match="there is no checkpoint"):
         run(a_job(tmp_path / "b", replace(SETTINGS, resume=True)))
+    begun, other = ({"options": {"alpha": 0.8, "beta": beta}, "seed": 0} for beta in (0.1, 0.2))
+    with pytest.raises(UserError, match="^--resume: -o beta is 0.2, the checkpoint has 0.1. Give"):
+        checkpoint.refuse_other(begun, other)
 
 
 def test_schedule() -> None:
@@ -372,7 +375,7 @@ def test_runs_are_not_overwritten_unasked(world: Path, ilrec: Callable[..., Fini
     again = ilrec(*common)
     assert again.code == 0
     assert "Already trained" in again.out
-    assert "with other settings" in ilrec(*common, "--seed", "1").one_line()
+    assert "with other settings: seed is 1, that run has 0." in ilrec(*common, "--seed", "1").one_line()
     unfinished = world / "toy" / "runs" / "half" / "train" / "checkpoints"
     unfinished.mkdir(parents=True)
     (unfinished / "last.safetensors").touch()

@@ -40,3 +40,22 @@ def test_an_exit_layer_ranks_with_fewer_blocks() -> None:
     assert not torch.equal(short.rank(HISTORIES, 10)[0], whole.rank(HISTORIES, 10)[0])
     last = ranker(10, exit_layer=4).rank(HISTORIES, 10)
     assert torch.equal(last[0], whole.rank(HISTORIES, 10)[0])
+
+
+def test_places_are_found_without_a_table_of_items_by_leaves() -> None:
+    """Lists of 40,000 from as many leaves: every pair compared would be 1.6 billion cells."""
+    rng = np.random.default_rng(0)
+    own = ranker(5)
+    leaf_BK = torch.full((1, 40_000), -1)
+    leaf_BK[0, : own.trie.leaves] = torch.from_numpy(
+        rng.permutation(own.trie.leaf_of(torch.arange(60)).unique().numpy())
+    )
+    score_BK = torch.linspace(0, -1, 40_000)[None]
+    with torch.profiler.profile(profile_memory=True) as profile:
+        item_Bk, score_Bk = own._items(leaf_BK, score_BK, 40_000)
+    assert max(event.self_cpu_memory_usage for event in profile.events()) < 2**26
+    for item, score in zip(item_Bk[0, :60].tolist(), score_Bk[0, :60].tolist(), strict=True):
+        place = leaf_BK[0].tolist().index(own.trie.leaf_of(torch.tensor([item])).item())
+        assert score == score_BK[0, place].item()
+    assert (item_Bk[0, 60:] == -1).all()
+    assert torch.isneginf(score_Bk[0, 60:]).all()

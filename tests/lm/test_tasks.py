@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
+import task_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_of_kinds import KINDS, a_tokenizer
 
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import prompts, templates
-from ilrec_cli.lm.examples import Catalogue, start_tokens
+from ilrec_cli.lm.examples import Catalogue, Layout, start_tokens
 from ilrec_cli.lm.rows import Runs
 from ilrec_cli.lm.task_rows import TaskRows
 from ilrec_cli.lm.task_tokens import Texts
@@ -180,6 +183,37 @@ def test_every_example_is_what_a_loop_over_its_text_gives(kind: str) -> None:
     assert len(seen) > 80, "of 87 templates"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("as_chat", [False, True], ids=["plain", "chat"])
+def test_decoding_sees_the_very_prompts_that_were_trained(kind: str, as_chat: bool) -> None:
+    """Every wording of the next-item task, in an instruction or a chat; the answer begins right after the prompt."""
+    tok = a_tokenizer(kind, {token for path in TOKENS for token in path}, chat=as_chat)
+    form, catalogue = prompts.chosen(tok, as_chat=as_chat), Catalogue.build(TOKENS, tok)
+    layouts = [Layout.prompt(tok, template) for template in prompts.next_item(form)]
+    rows, _ = TaskRows.build(
+        tok, catalogue, TEXTS, cases()[:1], parse(["next_item:200"]), form=form, max_length=999, seed=0
+    )
+    every, chosen = np.arange(200), rows.chosen
+    whole = rows.rows(every)
+    assert set(chosen.template_B.tolist()) == set(range(17))
+    for row in every:
+        history = chosen.history.flat[chosen.history.start[row] :][: chosen.history.length[row]]
+        input_BS, _ = layouts[chosen.template_B[row]].prompts(catalogue, history[None])
+        assert whole.prompt.flat[whole.prompt.start[row] :][: whole.prompt.length[row]].tolist() == input_BS[0].tolist()
+    starts = [tok.bos_token_id] if as_chat or kind in ("byte-level", "spaced") else []
+    assert layouts[0].lead[: len(starts) + 1].tolist().count(tok.bos_token_id) == len(starts), "one start token or none"
+    if as_chat:
+        assert "<|assistant|>" in tok.convert_ids_to_tokens(layouts[3].tail), "a token of its own, not spelled out"
+        assert "<|user|>" in tok.convert_ids_to_tokens(layouts[3].lead)
+
+
+def test_a_chat_template_must_say_what_the_user_says() -> None:
+    tok = a_tokenizer("no-start", [], chat=True)
+    tok.chat_template = "{{ messages[0]['content'] }}{{ messages[0]['content'] }}"
+    with pytest.raises(UserError, match="repeats or drops"):
+        prompts.next_item(prompts.chat(tok))
+
+
 def test_an_epoch_follows_from_seed_and_number_alone() -> None:
     tok = a_tokenizer("byte-level", {token for path in TOKENS for token in path})
     rows, _ = build(tok, amounts=":40")
@@ -235,3 +269,27 @@ def test_what_has_no_text_or_is_too_long_is_left_out_and_said() -> None:
         build(tok, max_length=1)
     with pytest.raises(UserError, match=r"--tasks next_item: no example is left \(so few are asked for\)"):
         build(tok, amounts=":0.1")
+
+
+def test_golden_ids_and_labels_of_every_template() -> None:
+    """The very numbers, and that they are what is meant: a prompt without labels, then the answer to its end token."""
+    golden = json.loads(task_golden.FILE.read_text())
+    tok = task_golden.toy(golden["words"])
+    assert task_golden.examples(tok) == golden["examples"]
+    answers = {
+        "{item}": "<a_0><b_0>", "{title}": "tuner", "{description}": "it tunes", "{title}\n\n{description}": "tuner it tunes",
+        "{preference}": "likes wood",
+    }  # fmt: skip
+    found = [template for name in NAMES for template in templates.every()[name]]
+    for template, row in zip(found, golden["examples"].values(), strict=True):
+        answer = [*tok.encode(answers[template.answer], add_special_tokens=False), tok.eos_token_id]
+        filled = {"item": "<a_0><b_0>", "history": "<a_0><b_1>, <a_1><b_0>", "titles": 'oak drum", "steel strings',
+                  "title": "tuner", "description": "it tunes", "preference": "likes wood", "query": "a gift"}  # fmt: skip
+        cut = len(row["ids"]) - len(answer)
+        assert row["ids"][cut:] == row["labels"][cut:] == answer, template
+        assert set(row["labels"][:cut]) == {-100}
+        signs = re.compile(r"\w+|[^\w\s]")
+        tokens = tok.convert_ids_to_tokens(row["ids"][:cut])
+        assert "<unk>" not in tokens
+        assert signs.findall(" ".join(tokens)) == signs.findall(prompts.plain(template.prompt.format(**filled)))
+        assert (row["nodes"] == [-1] * len(answer)) != REWARDED[template.task, template.form]

@@ -124,6 +124,39 @@ def test_probing_changes_no_weight_and_shows_in_the_log(
     )
 
 
+def test_negatives_within_the_trie_are_counted_where_no_term_uses_them(
+    own_world: Path, ilrec: Callable[..., Finished]
+) -> None:
+    """Only the distillation is left: V_N is for the log alone."""
+    found = train(ilrec, own_world, "cpd", "-o", "beta=0", "-o", "mu_crr=0", "-o", "negatives_scope=trie")
+    rows = [row for row in read_log(found.path / "log.jsonl") if "loss" in row]
+    assert all(row["sibling_penalty"] == pytest.approx(1) for row in rows)
+    assert "crr" not in rows[0]
+
+
+@pytest.mark.parametrize("ensemble", ["mean", "max_prob"])
+def test_without_an_ensemble_nothing_is_said_of_negatives(
+    own_world: Path, ilrec: Callable[..., Finished], ensemble: str
+) -> None:
+    found = train(ilrec, own_world, ensemble, "--preset", "table3-sft", "-o", f"ensemble={ensemble}")
+    rows = [row for row in read_log(found.path / "log.jsonl") if "loss" in row]
+    assert not any("negatives" in name for row in rows for name in row)
+    assert rows[0]["loss"] == rows[0]["ce"]
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_recomputed_activations_change_nothing_and_warn_of_nothing(
+    own_world: Path, ilrec: Callable[..., Finished], tuning: str
+) -> None:
+    flags = ["--tuning", tuning, "--lora-dropout", "0"]
+    plain, again = (
+        train(ilrec, own_world, name, *flags, *more)
+        for name, more in (("plain", ()), ("again", ("--gradient-checkpointing",)))
+    )
+    assert plain.digest == again.digest
+
+
 @pytest.mark.parametrize("tied", [False, True], ids=["llama", "qwen2"])
 def test_streams_of_items_on_pretrained_backbones(
     own_world: Path, ilrec: Callable[..., Finished], tmp_path: Path, tied: bool

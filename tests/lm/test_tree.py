@@ -190,3 +190,20 @@ def test_dead_branches_and_finished_prompts_are_dropped_and_nothing_shows(monkey
         copied = beam_search(model, ids, mask, trie, beams=3)
     tree._TAKES_TREES.clear()
     assert torch.equal(copied[0], expected[0])
+
+
+def test_memory_that_ran_out_says_nothing_about_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error, and the next search finds out whether trees are taken."""
+    model, trie = llama(), ItemTrie.build([[5, 7, END], [6, END]])
+    ids, mask = prompts(np.random.default_rng(0), 2)
+
+    def refused(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as full:
+        full.setattr(Tree, "extend", refused)
+        with pytest.raises(torch.OutOfMemoryError):
+            beam_search(model, ids, mask, trie, beams=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        beam_search(model, ids, mask, trie, beams=2)

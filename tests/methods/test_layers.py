@@ -38,3 +38,9 @@ def test_random_layers_are_drawn_once_from_the_seed() -> None:
 def test_layers_that_do_not_exist_are_refused(spec: str) -> None:
     with pytest.raises(UserError, match="layers = "):
         resolve_layers(spec, 4)
+
+
+def test_a_random_range_is_refused_whatever_the_seed_draws() -> None:
+    for seed in range(20):
+        with pytest.raises(UserError, match="the model has 8 layers, so offsets lie between -1 and -7; got -1, -8"):
+            resolve_layers("random:1:-1:-8", 8, seed)

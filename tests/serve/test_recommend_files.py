@@ -71,8 +71,45 @@ def test_allow_and_deny_are_files_or_ids(sft: Recommender, trained: Path, tmp_pa
     assert ilrec(*command(trained), *flags, "--deny", "no", "--unknown", "skip").code == 0
     line = ilrec(*command(trained), *flags, "--deny", ",".join(sft.raw_ids[:6])).one_line()
     assert "no item is left to recommend" in line
+    bom = tmp_path / "windows.txt"
+    bom.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(sft.raw_ids[:6]).encode())
+    again = json.loads(ilrec(*command(trained), *flags[:3], "--allow", bom).out.splitlines()[-1])
+    assert [row["item"] for row in again["recommendations"]][:1] == [
+        row["item"] for row in json.loads(ilrec(*command(trained), *flags).out.splitlines()[-1])["recommendations"]
+    ][:1]
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     assert "no text file" in ilrec(*command(trained), *flags[:3], "--deny", tmp_path / "binary").one_line()
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_a_list_that_cannot_be_read_is_never_an_empty_one(
+    sft: Recommender, trained: Path, tmp_path: Path, ilrec: Run, policy: str
+) -> None:
+    """What --deny was to forbid would be recommended."""
+    flags = ["--history", sft.raw_ids[50], "--unknown", policy]
+    for name in (tmp_path / "gone.txt", "gone.txt", "a/" + "x" * 300):
+        line = ilrec(*command(trained), *flags, "--deny", name).one_line()
+        assert f"--deny {str(name)[:20]}" in line
+        assert "no such file can be read" in line
+    (tmp_path / "empty.txt").write_text("\n")
+    assert "the file holds no id" in ilrec(*command(trained), *flags, "--allow", tmp_path / "empty.txt").one_line()
+
+
+def test_lines_end_with_line_feeds_alone(sft: Recommender, trained: Path, tmp_path: Path, ilrec: Run) -> None:
+    """Separators that only some readers know stand within a record; faults are named by the line of the file."""
+    odd = "A\u2028B\u0085C"
+    first = json.dumps({"user": odd, "history": sft.raw_ids[:2]}, ensure_ascii=False)
+    (tmp_path / "in.jsonl").write_text(f"{first}\n\n{{\n", encoding="utf-8")
+    flags = ["--input", tmp_path / "in.jsonl", "--output", tmp_path / "new" / "dir" / "out.jsonl"]
+    line = ilrec(*command(trained), *flags).one_line()
+    assert "line 3: no JSON (Expecting property name enclosed in double quotes, column 2); each line holds" in line
+    (tmp_path / "in.jsonl").write_text(f'{first}\n\n{{"history": ["no"]}}\n', encoding="utf-8")
+    assert "line 3: item 'no' is not" in ilrec(*command(trained), *flags).one_line()
+    assert tree(tmp_path) == ["in.jsonl"], "no folder is left either"
+    (tmp_path / "in.jsonl").write_text(f"{first}\n", encoding="utf-8")
+    assert ilrec(*command(trained), *flags).code == 0
+    (row,) = (tmp_path / "new" / "dir" / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(row)["user"] == odd
 
 
 @pytest.mark.parametrize(
@@ -81,13 +118,13 @@ def test_allow_and_deny_are_files_or_ids(sft: Recommender, trained: Path, tmp_pa
         ("{", "line 2: no JSON"),
         ("[" * 50_000, "line 2: no JSON"),
         ("[1]", "line 2: expected an object"),
-        ("{}", "row 2: neither history nor user"),
-        ('{"history": "A"}', "row 2: history is str"),
-        ('{"history": [1.5]}', "row 2: history: 1.5 is no id"),
-        ('{"history": [true]}', "row 2: history: True is no id"),
-        ('{"history": [7]}', "row 2: item '7' is not among"),
-        ('{"history": []}', "row 2: the history is empty"),
-        ('{"user": "nobody"}', "row 2: user 'nobody' is not among"),
+        ("{}", "line 2: neither history nor user"),
+        ('{"history": "A"}', "line 2: history is str"),
+        ('{"history": [1.5]}', "line 2: history: 1.5 is no id"),
+        ('{"history": [true]}', "line 2: history: True is no id"),
+        ('{"history": [7]}', "line 2: item '7' is not among"),
+        ('{"history": []}', "line 2: the history is empty"),
+        ('{"user": "nobody"}', "line 2: user 'nobody' is not among"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_written(

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from ilrec_cli import Recommender, artifacts, cli
 from ilrec_cli.errors import UserError
+from ilrec_cli.stages import _recommender
 from ilrec_cli.stages._recommender import Recommendation
 
 
@@ -86,6 +88,29 @@ def test_k_items_come_out_as_long_as_there_are_so_many(name: str, request: pytes
     assert recommender.recommend([recommender.raw_ids], 3) == [[]]
     (found,) = recommender.recommend([seen[:1]], 40)
     assert len({each.item for each in found}) == 40
+
+
+@pytest.mark.parametrize("name", ["sft", "sasrec"])
+def test_more_items_than_there_are(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything comes out, in a search no wider than the catalogue."""
+    recommender: Recommender = request.getfixturevalue(name)
+    histories = [recommender.history(user)[:4] for user in range(2)]
+    every = len(recommender.raw_ids)
+    listed = recommender.recommend(histories, 10**9, hide_seen=False)
+    assert [{each.item for each in found} for found in listed] == [set(recommender.raw_ids)] * 2
+    monkeypatch.setattr(_recommender, "SEARCH_CELLS", every**2)  # one history at a time
+    alone = recommender.recommend(histories, every, hide_seen=False)
+    for one, other in zip(listed, alone, strict=True):
+        agree(one, [each.item for each in other], [each.score for each in other])
+    monkeypatch.setattr(_recommender, "MOST_BEAMS", 100)
+    if name == "sasrec":
+        assert len(recommender.recommend(histories, 101)[0]) == 101
+        return
+    with pytest.raises(UserError, match=f"history 0: k is {every}; the search of a language model takes at most 100"):
+        recommender.recommend(histories, 10**9)
+    wide = Recommender(replace(recommender.config, beams=5_000))
+    with pytest.raises(UserError, match="--beams is 5,000"):
+        wide.recommend(histories, 5)
 
 
 @pytest.mark.parametrize("name", ["sft", "sasrec"])

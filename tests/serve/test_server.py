@@ -135,7 +135,8 @@ HOSTILE: dict[str, tuple[Any, int]] = {
     "SQL": ({"histories": [["' OR 1=1 --"]]}, 422), "long id": ({"histories": [["A" * 21]]}, 422),
     "many histories": ({"histories": [["A"]] * 5}, 422), "long history": ({"histories": [["A"] * 51]}, 422),
     "k 0": (ASK | {"k": 0}, 422), "k negative": (ASK | {"k": -1}, 422), "k large": (ASK | {"k": 31}, 422),
-    "k huge": (ASK | {"k": 10**400}, 422), "k text": (ASK | {"k": "3"}, 422), "k true": (ASK | {"k": True}, 422),
+    "k huge": (ASK | {"k": 10**400}, 422), "k as long as numbers may be": (ASK | {"k": 10**4299}, 422),
+    "k longer": (b'{"histories": [["A"]], "k": 1' + b"0" * 5000 + b"}", 400), "lines in a name": (ASK | {"a\nb": 1}, 422), "k text": (ASK | {"k": "3"}, 422), "k true": (ASK | {"k": True}, 422),
     "k float": (ASK | {"k": 3.5}, 422), "k null": (ASK | {"k": None}, 422), "a field more": (ASK | {"beams": 10**9}, 422),
     "policy": (ASK | {"unknown": "ignore"}, 422), "hide_seen text": (ASK | {"hide_seen": "yes"}, 422),
     "deny unknown": ({"histories": [["A"]], "deny": ["B"]}, 422), "long deny": (ASK | {"deny": ["B"] * 51}, 422),
@@ -166,7 +167,7 @@ def refused(data: Any) -> None:
     [
         ("GET", "/recommend", {}, 405), ("PUT", "/recommend", {}, 405), ("TRACE", "/recommend", {}, 405),
         ("GET", "/", {}, 404), ("GET", "/../../etc/passwd", {}, 404), ("GET", "/card/%00", {}, 404), ("POST", "/health", {}, 405),
-        ("GET", "/docs", {}, 404), ("POST", "/recommend", {"Content-Type": "text/plain"}, 415),
+        ("GET", "/docs", {}, 404), ("POST", "/recommend/", {}, 404), ("GET", "/health/", {}, 404),("POST", "/recommend", {"Content-Type": "text/plain"}, 415),
         ("POST", "/recommend", {"Content-Type": "multipart/form-data"}, 415),
         ("POST", "/recommend", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
     ],

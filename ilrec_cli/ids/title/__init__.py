@@ -17,3 +17,7 @@ class Config:
     missing: Annotated[
         Literal["fail", "raw_id"], "an item without a title ends the work, or is written as its original id"
     ] = "fail"
+    full_stop: Annotated[
+        Literal["auto", "keep"],
+        "auto: where every title ends with a full stop, LC-Rec's files have added it: it is left out",
+    ] = "auto"

@@ -13,6 +13,11 @@ def assign(items: pa.Table, config: title.Config) -> Assignment:
     """Titles, without blanks around them; equal ones get one code, numbered by first appearance."""
     names = [(name or "").strip() for name in items["title"].to_pylist()]
     missing = [item for item, name in enumerate(names) if not name]
+    stopped = (
+        config.full_stop == "auto" and any(names) and all(name.endswith(".") and name != "." for name in names if name)
+    )
+    if stopped:
+        names = [name.removesuffix(".").rstrip() for name in names]
     raw_ids = items["raw_id"].to_pylist()
     if missing and config.missing == "fail":
         raise UserError(
@@ -25,4 +30,5 @@ def assign(items: pa.Table, config: title.Config) -> Assignment:
     offsets = pa.array(range(len(names) + 1), pa.int32())
     codes = pa.ListArray.from_arrays(offsets, flat.dictionary_encode().indices.cast(pa.int32()))
     tokens = pa.ListArray.from_arrays(offsets, flat)
-    return Assignment(codes, tokens, {"items_without_title": len(missing)}, text=True)
+    notes = {"items_without_title": len(missing), **({"full_stops_left_out": True} if stopped else {})}
+    return Assignment(codes, tokens, notes, text=True)

@@ -61,6 +61,8 @@ def ilrec_terms(
     cpd = distillation(final_NV.detach(), log_total_N1, inner_KNV if config.lambda_cpd else inner_KNV.detach(), config)
     tokens = cpo.new_full((), len(target_N))
     losses = {"cpo": (cpo, tokens), "cpd": (cpd, tokens), "crr": (crr_N.sum(), crr_count), "ce": (ce, tokens)}
+    if config.negatives_from == "ensemble" and not len(inner_KNV):
+        return Terms(losses)  # no term uses negatives, so there is no ensemble to say anything of
     found = Found(final_NV.detach(), negative_NV, weight_NV, target_N)
     return Terms(losses, statistics(found, reward_tokens_NC, reward_values_NC, config))
 

@@ -24,7 +24,7 @@ def _draw(material: Material, prompts: Prompts, rng: np.random.Generator) -> tup
     if options.rejected == "self_hard":
         item_EJ = _negatives.own_mistakes(material, prompts, options.beams, options.near, 1, rng)
     elif options.rejected == "semantic":
-        vector_ID = _pairs.item_vectors(material)
+        vector_ID = _pairs.item_vectors(material, prompts.catalogue)
         item_EJ = _negatives.similar(prompts, vector_ID, options.near, 1, rng)
     else:
         # One more for each: an item that training never saw can be drawn too.

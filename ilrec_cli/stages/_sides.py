@@ -1,0 +1,149 @@
+"""What a comparison is of: for every model that was named a finished evaluation, under a protocol that all of them have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ilrec_cli import artifacts
+from ilrec_cli.artifacts import Artifact
+from ilrec_cli.errors import UserError
+from ilrec_cli.metrics import KS
+from ilrec_cli.settings import Compare
+from ilrec_cli.stages import _evaluation, _inputs, _protocol, _rankings, _summary
+from ilrec_cli.stages._summary import Judged
+
+DEFAULTS = ("full", "full-beam20-vocab")  # protocols of `ilrec evaluate` without flags
+SEED_OF = r"-s\d+$"  # how the runs of one configuration are told apart
+
+
+class Side(NamedTuple):
+    """What is compared: one model, or the runs of one configuration whose values are averaged event by event."""
+
+    name: str
+    protocol: str
+    rules: dict[str, Any]
+    event_E: np.ndarray
+    judged: list[Judged]  # of each seed
+
+    def values(self, ks: list[int]) -> dict[str, np.ndarray]:
+        """Every metric of every event, the mean over seeds."""
+        each = [_summary.values(judged, ks) for judged in self.judged]
+        return {name: np.mean([values[name] for values in each], 0) for name in each[0]}
+
+
+class Offer(NamedTuple):
+    """An evaluation that a selector could mean: under one protocol, of one model or of every seed."""
+
+    selector: str
+    done: list[Artifact]
+
+    @property
+    def protocol(self) -> str:
+        return self.done[0].name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.done[0].json("metrics.json")
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        return dict(self.facts["protocol"])
+
+
+def choose(config: Compare, data: Artifact) -> list[Offer]:
+    """An evaluation for every selector: under one protocol where they have one in common, else each one's plainest."""
+    base, *others = ([*_offers(config, selector, data)] for selector in config.models)
+    common = [offer for offer in base if all(_like(offer, other) for other in others)]
+    if not common:
+        return [_only(offers) for offers in (base, *others)]
+    chosen = _only(common)
+    return [chosen, *(_only(_like(chosen, other)) for other in others)]
+
+
+def require(offer: Offer, k: int, config: Compare) -> None:
+    """`UserError` if the lists are too short for metrics at k."""
+    beams = offer.rules["beams"] if offer.rules.get("search") == "beams" else None
+    longest = max(offer.facts["ks"]) if beams is None else min(max(offer.facts["ks"]), beams)
+    if k > longest:
+        flags = [f"--ks {k}" if k not in KS else "", f"--beams {k}" if beams is not None and k > beams else ""]
+        name = offer.selector.partition(":")[0]
+        raise UserError(
+            f"'{name}' under {offer.protocol} has lists of {longest}; metrics at {k} need: ilrec evaluate "
+            f"{_inputs.flags(config)} --run {name} {' '.join(filter(None, flags))}"
+        )
+
+
+def read(offer: Offer, data: Artifact) -> Side:
+    """The events of an evaluation, with all that metrics need of them."""
+    events, judged = zip(*(_rankings.judged(done, data) for done in offer.done), strict=True)
+    if any(not np.array_equal(event_E, events[0]) for event_E in events):
+        raise UserError(f"'{offer.selector}': its runs were evaluated on different events. Evaluate them again")
+    return Side(offer.selector, offer.protocol, offer.rules, events[0], list(judged))
+
+
+def _like(offer: Offer, others: Sequence[Offer]) -> list[Offer]:
+    """Those whose numbers mean the same."""
+    return [other for other in others if not _protocol.differences(offer.rules, other.rules)]
+
+
+def _only(offers: list[Offer]) -> Offer:
+    """The evaluation of evaluate's defaults, or the only one over all users with the last layer, or the only one."""
+    left = [each for each in offers if each.protocol.removeprefix("test-").removeprefix("valid-") in DEFAULTS] or offers
+    for special in ("limit_users", "exit_layer", "template"):
+        left = [each for each in left if special not in each.rules] or left
+    if len(left) > 1:
+        name = left[0].selector
+        raise UserError(
+            f"'{name}' is evaluated under several protocols: {', '.join(each.protocol for each in left)}. "
+            f"Choose one: {name}:{left[0].protocol}"
+        )
+    return left[0]
+
+
+def _offers(config: Compare, selector: str, data: Artifact) -> list[Offer]:
+    """What NAME or NAME:PROTOCOL can stand for; for NAME-s0, NAME-s1, ...: the protocols that every one of them has."""
+    name, _, protocol = selector.partition(":")
+    each = [_evaluations(model, data) for model in _models(config, name)]
+    if protocol:
+        each = [{known: done for known, done in found.items() if known == protocol} for found in each]
+    else:
+        each = [{known: done for known, done in found.items() if _split(done) == config.split} for found in each]
+    if not all(each):
+        what = f" under the protocol {protocol}" if protocol else ""
+        raise UserError(f"'{name}' is not evaluated{what}. Run: ilrec evaluate {_inputs.flags(config)} --run {name}")
+    shared = [known for known in each[0] if all(known in found for found in each)]
+    if not shared:
+        raise UserError(f"'{name}': its runs were evaluated under different protocols. Evaluate them alike")
+    return [Offer(selector, [found[known] for found in each]) for known in shared]
+
+
+def _models(config: Compare, name: str) -> list[Path]:
+    """The folder of a model, or of every seed of a configuration."""
+    if "/" not in name:
+        for paths in _inputs.models(config).values():
+            seeds = [path for known, path in paths.items() if re.sub(SEED_OF, "", known) == name and known != name]
+            if seeds and name not in paths:
+                return seeds
+    return [_inputs.find_model(config, name)[0]]
+
+
+def _evaluations(model: Path, data: Artifact) -> dict[str, Artifact]:
+    """Finished evaluations of this very model on these very data, by protocol."""
+    current = {"run": artifacts.read_manifest(model)["digest"], "data": data.digest}
+    folders = [path for path in sorted((model.parent / "eval").glob("[!.]*")) if artifacts.exists(path)]
+    done = [artifacts.read(path, "eval") for path in folders]
+    return {
+        each.name: each
+        for each in done
+        if each.manifest["parents"].items() >= current.items()
+        and each.json("metrics.json").get("version") == _evaluation.VERSION
+    }
+
+
+def _split(done: Artifact) -> str:
+    return str(done.json("metrics.json")["protocol"]["split"])

@@ -1,0 +1,52 @@
+"""A run's evaluations under each of its prompts -> their mean, as LC-Rec reports it, with the least and the most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ilrec_cli import artifacts
+from ilrec_cli.console import Console
+from ilrec_cli.stages import _protocol
+from ilrec_cli.stages._evaluation import Plan
+from ilrec_cli.stages._workers import Workers
+
+SHOWN = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
+
+
+def mean(evaluated: Sequence[tuple[Plan, dict[str, Any]]], workers: Workers, console: Console) -> dict[str, Any]:
+    """The first prompt's metrics.json with means in place of its metrics; the means are written beside the evaluations.
+
+    An interval would have to know that the prompts share their users: there is none. Each prompt's evaluation has its own.
+    """
+    plan, first = evaluated[0]
+    by_template = [found["metrics"] for _, found in evaluated]
+    metrics = {name: sum(values[name] for values in by_template) / len(by_template) for name in by_template[0]}
+    spread = {
+        name: [min(values[name] for values in by_template), max(values[name] for values in by_template)]
+        for name in metrics
+    }
+    rules = _protocol.mean_of_templates(plan.rules, len(evaluated))
+    result = {
+        "protocol": rules, "events": first["events"], "metrics": metrics, "least_and_most": spread,
+        "by_template": {_protocol.folder(each.rules): found["metrics"] for each, found in evaluated},
+        "parents": {role: parent.digest for role, parent in plan.parents.items()},
+    }  # fmt: skip
+    if workers.is_main:
+        artifacts.write_json(plan.folder.with_name(f"{_protocol.folder(rules)}.json"), result)
+    _show(plan.model.name, by_template, metrics, spread, console)
+    return {**first, **result}
+
+
+def _show(
+    name: str, by_template: list[dict[str, float]], metrics: dict[str, float], spread: dict[str, list[float]],
+    console: Console,
+) -> None:  # fmt: skip
+    console.say(f"{name}, prompt by prompt:")
+    shown = [metric for metric in SHOWN if metric in metrics]
+    rows: list[list[Any]] = [
+        [str(number), *(values[metric] for metric in shown)] for number, values in enumerate(by_template)
+    ]
+    rows += [["mean", *(metrics[metric] for metric in shown)]]
+    rows += [[word, *(spread[metric][place] for metric in shown)] for place, word in enumerate(("least", "most"))]
+    console.table(["prompt", *shown], rows)
