@@ -29,6 +29,7 @@ class Batch(NamedTuple):
     event_N: Tensor  # which of the M targets each supervised token belongs to
     history_MT: Tensor  # the items shown before each target, right-padded with -1
     task_N: Tensor | None = None  # number of the task of each supervised token, where there are several
+    candidate_MC: Tensor | None = None  # the items to choose from for each target, where the prompt lists them
 
     def to(self, device: torch.device) -> Batch:
         """On the device; a GPU copies from pinned memory while the host goes on."""

@@ -88,7 +88,7 @@ def _source(config: Export) -> Source:
         raise UserError(f"--run {config.run} is a collaborative model; export writes language models: see --run")
     found = artifacts.read(path, kind)
     found.require_parent(data, "data")
-    layout = Layout.from_dict(found.json("layout.json"))
+    layout = _models.trained_layout(found)
     if layout.thought:
         raise UserError(
             f"run '{found.name}' thinks before it answers, which the libraries' search alone does not; it cannot be exported"

@@ -57,9 +57,9 @@ class Config:
 
 
 def phases(config: Config) -> list[Phase]:
-    return [
-        sft(), Phase("grpo", "data:rollouts", "loss:make_loss", config.policy_epochs, config.policy_learning_rate)
-    ]  # fmt: skip
+    """Fine-tuning and rewards. Samples are of the whole catalogue: only a search can keep to a row's candidates."""
+    of, searched = (config.policy_epochs, config.policy_learning_rate), config.rollouts == "beam"
+    return [sft(), Phase("grpo", "data:rollouts", "loss:make_loss", *of, chooses=searched)]
 
 
 def needs(config: Config) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ilrec_cli.batching import share
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm.decode import beam_search
+from ilrec_cli.lm.allowed import Allowed
+from ilrec_cli.lm.decode import StepScores, beam_search
 from ilrec_cli.lm.frozen import Frozen
 from ilrec_cli.lm.generate import sample, sample_text
 from ilrec_cli.lm.phases import Material
@@ -31,11 +32,12 @@ from ilrec_cli.trie import ItemTrie
 
 def rollouts(material: Material) -> Rollouts:
     """A row for every training target; the reference is the model with which the phase begins."""
-    trie, group = material.examples.catalogue.trie, material.options.group
+    prompts, group = prompts_of(material), material.options.group
+    trie = prompts.catalogue.trie
     leaves = len(torch.unique(trie.leaf_of(torch.arange(trie.items))))
     if material.options.rollouts == "beam" and leaves < group:
         raise UserError(f"groups of {group} different answers asked for, but there are only {leaves} identifiers")
-    return Rollouts(material, prompts_of(material), branches(material), Frozen.at_start(material))
+    return Rollouts(material, prompts, branches(material), Frozen.at_start(material))
 
 
 class Answers(NamedTuple):
@@ -114,20 +116,30 @@ class Rollouts:
             if options.thoughts:
                 return self._thought(rows, (input_BS, mask_BS), trie)
             if options.rollouts == "beam":
-                leaf_BR, _ = beam_search(model, input_BS, mask_BS, trie, beams=group, normalize=scope)
+                among = self._candidates(rows, trie)
+                leaf_BR, _ = beam_search(
+                    model, input_BS, mask_BS, trie, beams=group, normalize=scope, step_scores=among
+                )
             else:
                 leaf_BR, *_ = sample(
                     model, input_BS, mask_BS, trie, samples=group, generator=self._generators(rows), normalize=scope
                 )
         return Answers(leaf_BR.cpu().numpy(), np.zeros((*leaf_BR.shape, 0), dtype=np.int64))
 
+    def _candidates(self, rows: np.ndarray, trie: ItemTrie) -> StepScores | None:
+        """What keeps a search to each row's candidates, where rows have some."""
+        if self.prompts.allowed is None:
+            return None
+        item_BM = self.prompts.allowed[rows]
+        row_N, column_N = np.nonzero(item_BM >= 0)
+        allowed_BI = torch.zeros(len(rows), trie.items, dtype=torch.bool)
+        allowed_BI[torch.from_numpy(row_N), torch.from_numpy(item_BM[row_N, column_N])] = True
+        return Allowed(trie, allowed_BI.to(trie.order.device)).step_scores
+
     def _thought(self, rows: np.ndarray, prompts: tuple[Tensor, Tensor], trie: ItemTrie) -> Answers:
         """Thoughts drawn freely, and an item drawn behind each."""
-        model, options, generators = (
-            self.material.parallel.model.backbone,
-            self.material.options,
-            self._generators(rows),
-        )
+        model, options = self.material.parallel.model.backbone, self.material.options
+        generators = self._generators(rows)
         thought_BRT, _ = sample_text(
             model, *prompts, samples=options.group, max_new_tokens=options.thoughts,
             end_token=self.prompts.catalogue.end, generator=generators,
