@@ -134,6 +134,40 @@ def test_answers_are_items_and_the_same_in_any_split(how: Any, tmp_path: Path) -
     assert batch.extra["right"].tolist() == (leaves()[first] == target[:, None]).tolist()
 
 
+def test_a_batch_carries_weighted_rewards_and_the_log_probabilities_of_the_start(tmp_path: Path) -> None:
+    config = grpo.Config(group=20, exact=2.0, rank=0.5, prefix=0.25, cf=0.125)
+    score_BI = torch.randn(3, ITEMS, generator=torch.Generator().manual_seed(0))
+    some = material(tmp_path, config, scorer=lambda history_BT: score_BI[: len(history_BT)])
+    source, lm = data.rollouts(some), some.parallel.model
+    rows = np.array([1, 6, 11])
+    before = {name: value.clone() for name, value in lm.state_dict().items()}
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.mul_(1.05)
+    now = {name: value.clone() for name, value in lm.state_dict().items()}
+    batch = source.batch(rows)
+    assert all(torch.equal(now[name], value) for name, value in lm.state_dict().items())
+    lm.load_state_dict(before)
+    torch.testing.assert_close(batch.extra["token_reference"], batch.log_probs(lm).detach())
+    lm.load_state_dict(now)
+    items = data.items_of(some.examples.catalogue.trie, source.answers(rows).leaf_BR)
+    discount = [1 / math.log2(place + 2) for place in range(20)]
+    assert 0 < batch.extra["right"].sum() <= 3
+    for row, target in enumerate(source.prompts.targets()[rows].tolist()):
+        right = [leaves()[item] == leaves()[target] for item in items[row]]
+        worth = []
+        for place, item in enumerate(items[row].tolist()):
+            ours, its = ([3 + which % 30 % 6, 20 + which % 30 // 6] for which in (item, target))
+            same = 0 if ours[0] != its[0] else 1 if ours[1] != its[1] else 2
+            ranked = 0.0 if right[place] or not any(right) else -discount[place] / sum(discount)
+            liked = max(float(score_BI[row, other]) for other in range(ITEMS) if leaves()[other] == leaves()[item])
+            worth.append(2.0 * right[place] + 0.5 * ranked + 0.25 * same / 2 + 0.125 * liked)
+        assert batch.extra["reward"][row].tolist() == pytest.approx(worth, abs=1e-6)
+        spread = np.std(worth, ddof=1) + 1e-4
+        wanted = [(value - np.mean(worth)) / spread for value in worth]
+        assert batch.extra["advantage"][row].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
 def test_more_answers_than_identifiers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="only 30 identifiers"):
         data.rollouts(material(tmp_path, grpo.Config(group=31)))
