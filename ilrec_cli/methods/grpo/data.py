@@ -37,7 +37,8 @@ def rollouts(material: Material) -> Rollouts:
     leaves = len(torch.unique(trie.leaf_of(torch.arange(trie.items))))
     if material.options.rollouts == "beam" and leaves < group:
         raise UserError(f"groups of {group} different answers asked for, but there are only {leaves} identifiers")
-    return Rollouts(material, prompts, branches(material), Frozen.at_start(material))
+    trie = trie.to(material.parallel.device)
+    return Rollouts(material, prompts, trie, branches(material), Frozen.at_start(material))
 
 
 class Answers(NamedTuple):
@@ -53,6 +54,7 @@ class Rollouts:
 
     material: Material
     prompts: Prompts
+    trie: ItemTrie  # of all items, on the device
     branched: bool
     reference: Frozen
     epoch: int = 0
@@ -106,7 +108,7 @@ class Rollouts:
 
     def _generated(self, rows: np.ndarray) -> Answers:
         parallel, options = self.material.parallel, self.material.options
-        trie, scope = self.prompts.catalogue.trie.to(parallel.device), self.material.settings.vocab_scope
+        trie, scope = self.trie, self.material.settings.vocab_scope
         prompt_K, length_B = self.prompts.tokens(rows)
         input_BS, mask_BS = (part.to(parallel.device) for part in left_padded(prompt_K, length_B))
         model, group = parallel.model.backbone, options.group
@@ -114,9 +116,9 @@ class Rollouts:
         self.material.cost.add(making_tokens=len(prompt_K) + answers * (trie.max_depth - 1), generated=answers)
         with parallel.autocast():
             if options.thoughts:
-                return self._thought(rows, (input_BS, mask_BS), trie)
+                return self._thought(rows, (input_BS, mask_BS))
             if options.rollouts == "beam":
-                among = self._candidates(rows, trie)
+                among = self._candidates(rows)
                 leaf_BR, _ = beam_search(
                     model, input_BS, mask_BS, trie, beams=group, normalize=scope, step_scores=among
                 )
@@ -126,17 +128,17 @@ class Rollouts:
                 )
         return Answers(leaf_BR.cpu().numpy(), np.zeros((*leaf_BR.shape, 0), dtype=np.int64))
 
-    def _candidates(self, rows: np.ndarray, trie: ItemTrie) -> StepScores | None:
+    def _candidates(self, rows: np.ndarray) -> StepScores | None:
         """What keeps a search to each row's candidates, where rows have some."""
         if self.prompts.allowed is None:
             return None
         item_BM = self.prompts.allowed[rows]
         row_N, column_N = np.nonzero(item_BM >= 0)
-        allowed_BI = torch.zeros(len(rows), trie.items, dtype=torch.bool)
+        allowed_BI = torch.zeros(len(rows), self.trie.items, dtype=torch.bool)
         allowed_BI[torch.from_numpy(row_N), torch.from_numpy(item_BM[row_N, column_N])] = True
-        return Allowed(trie, allowed_BI.to(trie.order.device)).step_scores
+        return Allowed(self.trie, allowed_BI.to(self.trie.order.device)).step_scores
 
-    def _thought(self, rows: np.ndarray, prompts: tuple[Tensor, Tensor], trie: ItemTrie) -> Answers:
+    def _thought(self, rows: np.ndarray, prompts: tuple[Tensor, Tensor]) -> Answers:
         """Thoughts drawn freely, and an item drawn behind each."""
         model, options = self.material.parallel.model.backbone, self.material.options
         generators = self._generators(rows)
@@ -146,7 +148,7 @@ class Rollouts:
         )  # fmt: skip
         input_NS, mask_NS = behind(*prompts, thought_BRT)
         each = [own for own in generators for _ in range(options.group)]
-        leaf_N1, *_ = sample(model, input_NS, mask_NS, trie, samples=1, generator=each)
+        leaf_N1, *_ = sample(model, input_NS, mask_NS, self.trie, samples=1, generator=each)
         self.material.cost.add(making_tokens=int((thought_BRT >= 0).sum() + mask_NS.sum()))
         return Answers(leaf_N1.view(thought_BRT.shape[:2]).cpu().numpy(), thought_BRT.cpu().numpy())
 
