@@ -217,7 +217,8 @@ def test_everything_is_evaluated_that_was_trained_for_it(shop: Path, ilrec: Run)
     assert {line.split()[0] for line in done.out.splitlines() if line.startswith(("sft ", "ilrec ", "popularity ", "sasrec "))} == {"sft", "ilrec", "popularity", "sasrec"}  # fmt: skip
     done = ilrec("evaluate", "--dataset", "toy", "--work", shop)
     assert "2 runs were not trained for the full catalogue" in done.err
-    assert ilrec("report", "--dataset", "toy", "--work", shop).code == 0
+    done = ilrec("report", "--dataset", "toy", "--work", shop)
+    assert done.code == 0, done.err
     assert ilrec("compare", "--dataset", "toy", "--work", shop, "sft:test-cand6-sum-vocab", "ilrec:test-cand6-sum-vocab", "--metrics", "hit@1").code == 0  # fmt: skip
     line = ilrec(
         "compare", "--dataset", "toy", "--work", shop, "popularity:test-full", "sft:test-cand6-sum-vocab"

@@ -58,3 +58,29 @@ def test_titles_are_written_grounded_and_searched(
         "test-full-beam20-vocab", "test-full-beam20-vocab-cf0.5-sasrec", "test-full-free-beam4-tok32-titles-tfidf",
         "test-full-free-beam4-tok32-titles-tfidf-cf-sasrec-gauto",
     ]  # fmt: skip
+
+
+def test_candidates_are_ranked_and_written(
+    tmp_path: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script's commands on rows like LastFM's, noted by a stand-in for `ilrec` and run here."""
+    raw, names = tmp_path / "raw", [f"Artist {number}" for number in range(40)]
+    raw.mkdir()
+    for split, count in (("val", 40), ("test", 12)):
+        rows = [{"historyList": "::".join(names[step : step + 3]), "itemList": names[step + 3 : step + 23],
+                 "trueSelection": names[step + 3]} for step in (number % 17 for number in range(count))]  # fmt: skip
+        (raw / f"lastfm-{split}.json").write_text(json.dumps(rows))
+    noted = tmp_path / "bin" / "noted"
+    noted.parent.mkdir()
+    (noted.parent / "ilrec").write_text(f"#!/usr/bin/env bash\nprintf '%s\\t' \"$@\" >> {noted}; echo >> {noted}\n")
+    (noted.parent / "ilrec").chmod(0o755)
+    script = ["bash", EXAMPLES / "candidates.sh", raw, "--max-steps", "2", "--hidden-size", "16", "--n-layers", "3"]
+    subprocess.run(script, env=os.environ | {"PATH": f"{noted.parent}:{os.environ['PATH']}"}, check=True)
+    commands = [line.rstrip("\t").split("\t") for line in noted.read_text().splitlines()]
+    assert len(commands) == 8
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        done = ilrec(*command)
+        assert done.code == 0, (command, done.err)
+    made = sorted(path.name for path in (tmp_path / "ilrec-work/lastfm/runs/ilrec/eval").glob("[!.]*"))
+    assert made == ["test-cand20-names", "test-cand20-sum-vocab"]

@@ -14,6 +14,7 @@ import torch
 
 from ilrec_cli import devices
 from ilrec_cli.artifacts import Artifact
+from ilrec_cli.cf._rank import CHUNK_SCORES
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import histories, targets
 from ilrec_cli.lm import backbone
@@ -83,16 +84,20 @@ def names(ids: Artifact) -> list[str]:
 def open_cf(plan: Plan, device: torch.device) -> Opened:
     """A collaborative model: its scores of each event's candidates."""
     about, sequences, sets = _models.facts(plan.data), _inputs.sequences(plan.data), Sets.of(plan.data)
-    model = _models.open_cf(plan.model, plan.data, device)
+    model, size = _models.open_cf(plan.model, plan.data, device), max(1, CHUNK_SCORES // about.items)
 
     @torch.inference_mode()
     def rank(user_B: np.ndarray, end_B: np.ndarray) -> Rankings:
         candidate_BC = torch.from_numpy(np.sort(sets.find(user_B, end_B), axis=1)).to(device)
         history_BT = torch.from_numpy(histories(sequences, user_B, end_B, about.max_history)).to(device)
-        score_BC = model.scores(history_BT, torch.from_numpy(user_B).to(device)).gather(1, candidate_BC)
+        rows = zip(
+            *(torch.split(part, size) for part in (history_BT, torch.from_numpy(user_B).to(device), candidate_BC)),
+            strict=True,
+        )
+        score_BC = torch.cat([model.scores(history, user).gather(1, candidate) for history, user, candidate in rows])
         place_BC = top_k(score_BC, sets.size)
-        item_BC, score_BC = (part.gather(1, place_BC).cpu().numpy() for part in (candidate_BC, score_BC))
-        return rankings(item_BC, score_BC, targets(sequences, user_B, end_B))
+        item_Bk, score_Bk = (part.gather(1, place_BC).cpu().numpy() for part in (candidate_BC, score_BC))
+        return rankings(item_Bk, score_Bk, targets(sequences, user_B, end_B))
 
     return Opened(rank, np.arange(about.items))
 
@@ -124,11 +129,8 @@ def open_ranker(
 ) -> tuple[CandidateRanker, Any]:
     """A trained model that ranks candidates, and its tokenizer. One trained on the whole catalogue is shown none."""
     opened = backbone.open_saved(run.path / "model", devices.DTYPES[rules["dtype"]])
-    items, model, layer = (
-        _models.catalogue(ids, opened.tokenizer),
-        opened.model.to(device).eval(),
-        rules.get("exit_layer"),
-    )
+    items, layer = _models.catalogue(ids, opened.tokenizer), rules.get("exit_layer")
+    model = opened.model.to(device).eval()
     if layer is not None:
         heads = open_heads(run.path, final_norm(backbone.causal_lm(model)))
         model = early_exit(model, layer, None if heads is None else heads.of(layer))

@@ -13,7 +13,7 @@ from ilrec_cli import artifacts, plugins
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.lm import backbone
 from ilrec_cli.settings import OpenModel, Report
-from ilrec_cli.stages import _inputs
+from ilrec_cli.stages import _inputs, _protocol
 from ilrec_cli.stages._report_rows import Row
 from ilrec_cli.stages._table import Column, Table
 
@@ -101,9 +101,11 @@ def _titles(data: Artifact) -> dict[str, str]:
 
 def explained(config: Report, data: Artifact, rows: Sequence[Row]) -> tuple[str, list[Table], str]:
     """(what, a table per token of the path, why there is none) for the first hit of the best run that has negatives."""
+    of_catalogue = [row for row in rows if row.result["protocol"]["candidates"] == _protocol.FULL]
     models = [
-        row for row in rows if row.is_lm and row.is_ranked and "inner_layers" in plugins.load("methods", row.kind).NEEDS
-    ]
+        row for row in of_catalogue
+        if row.is_lm and row.is_ranked and "inner_layers" in plugins.load("methods", row.kind).NEEDS
+    ]  # fmt: skip
     if not models:
         return "", [], "no evaluated run has negatives from intermediate layers (train --method ilrec)"
     if config.explain == "off":

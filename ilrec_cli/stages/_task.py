@@ -35,7 +35,7 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
         phase.data == "next_item" or phase.chooses for phase in method.phases(options)
     ):
         raise UserError(
-            f"--tasks candidates: {config.method} makes its own rows of the next-item task; use sft or ilrec"
+            f"--tasks candidates: {config.method} makes rows of the next-item task; use sft, ilrec, or a method of pairs"
         )
     if rewards and {"cf_scores", "cf_oracle", "cf_reward"} & set(needs):
         parents["cf"] = _inputs.read_cf(config, data, config.cf)
