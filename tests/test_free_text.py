@@ -340,6 +340,35 @@ def test_a_pretrained_base_grounds_its_own_titles(own_world: Path, tmp_path: Pat
         np.testing.assert_allclose(-np.array(row["scores"]), distance_I.sort().values[:20], rtol=1e-4)
 
 
+def test_a_hugging_face_encoder_of_identifiers_grounds_too(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    from conftest import llama
+
+    from ilrec_cli.lm import embed
+
+    same, folder = common(own_world), tmp_path / "encoder"
+    titles_ = artifacts.read(own_world / "toy" / "data", "data").table("items")["title"].to_pylist()
+    tok = tokenizer.train(titles_, 400, adds_bos=False)
+    llama(len(tok), layers=2, width=16).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    build = ["build-ids", *same, "--encoder", folder, "--text", "title,brand", "--pool", "separate", "-o", "codes=8"]
+    assert ilrec(*build, "--name", "by-model").code == 0
+    assert ilrec("build-ids", *same, "--scheme", "title", "--name", "titles").code == 0
+    train = ["train", *same, "--ids", "titles", "--method", "sft", "--name", "run", *TINY_LM, "--max-steps", "2"]
+    assert ilrec(*train).code == 0
+    result = ilrec("evaluate", *same, "--run", "run", "--limit-users", "9", *FREE, "--grounding", "by-model")
+    assert result.code == 0, result.err
+    found = done(own_world, "test-full-free-beam4-tok6-by-model-n9-s0", "run")
+    assert found.json("metrics.json")["protocol"]["embedding"] == "encoder of by-model"
+    texts = found.table("texts")["text"].to_pylist()
+    settings = embed.Settings(name=str(folder), dtype="float32", max_tokens=512, batch_size=4, device="cpu")
+    vectors = embed.mean_pooled([*texts, *titles_of(own_world)], settings, console=Console(quiet=True)).astype(
+        np.float64
+    )
+    distance_EI = np.linalg.norm(vectors[:9, None] - vectors[None, 9:], axis=2)
+    for row, distance_I in zip(found.table("rankings").to_pylist(), distance_EI, strict=True):
+        np.testing.assert_allclose(-np.array(row["scores"]), np.sort(distance_I)[:20], rtol=1e-4)
+
+
 def test_what_cannot_be_is_refused_in_one_line(titled: Path, ilrec: Run) -> None:
     cli.invoke(
         [
