@@ -7,8 +7,10 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY_LM, Finished
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from ilrec_cli import artifacts, cli
 from ilrec_cli.metrics import REPORTED
 from ilrec_cli.settings import Report
-from ilrec_cli.stages import _html, _report_examples, _report_tables, _report_write, _table
+from ilrec_cli.stages import _html, _report_examples, _report_sensitivity, _report_tables, _report_write, _table
 from ilrec_cli.stages._page import Content, Section
 from ilrec_cli.stages._report_rows import Row
 from ilrec_cli.stages._table import Column, Table, Value
@@ -132,6 +134,7 @@ def check_latex(text: str) -> None:
         for line in (line for line in body.splitlines() if line.endswith(r"\\")):
             assert len(re.findall(r"(?<!\\)&", line)) == len(shape) - 1
         assert re.findall(r"\\(toprule|midrule|bottomrule)", body) == ["toprule", "midrule", "bottomrule"]
+    assert all(ord(sign) < 0x100 for sign in text), "a sign that pdflatex's fonts may lack"
     plain = re.sub(r"\\label\{[^}]*\}|\$\\Delta\$|\\.", "", text)
     assert not re.search(r"[%#_^~$]", plain)
 
@@ -324,6 +327,26 @@ def test_watch_writes_again_when_something_changed_and_says_so(
     assert '<meta http-equiv="refresh"' in (reported / "report.html").read_text()
 
 
+def test_a_search_for_few_items_has_gaps_and_is_not_compared(trained: Path, tmp_path: Path, ilrec: Run) -> None:
+    import shutil
+
+    for folder in ("data", "ids/text", "cf/popularity", "runs/sft"):
+        shutil.copytree(trained / "toy" / folder, tmp_path / "toy" / folder)
+    shutil.rmtree(tmp_path / "toy" / "runs" / "sft" / "eval", ignore_errors=True)
+    common = ["--dataset", "toy", "--work", str(tmp_path)]
+    cli.invoke(["evaluate", *common, "--quiet", "--run", "sft,popularity", "--beams", "5"])
+    result = ilrec("report", *common)
+    assert result.code == 0, result.err
+    shown = {cells[0][0]: [cell[0] for cell in cells[2:]] for cells in Cells((tmp_path / "toy" / "report.html").read_text()).rows
+             if cells and len(cells) == 2 + len(REPORTED)}  # fmt: skip
+    metrics = json.loads(
+        (tmp_path / "toy" / "runs" / "sft" / "eval" / "test-full-beam5-vocab" / "metrics.json").read_text()
+    )["metrics"]
+    assert "hit@10" not in metrics
+    assert shown["sft"] == [f"{metrics[name]:.4f}" if name in metrics else "-" for name in REPORTED]
+    assert "Is it real" not in (tmp_path / "toy" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -343,3 +366,55 @@ def test_marks_of_a_column_with_gaps() -> None:
     assert [cells[1].mark for cells in table.cells()] == ["", "best", "best", "second"]
     assert table.numeric() == [False, True]
     assert _table.markdown(table).splitlines()[2] == "| x | - |"
+
+
+def run(name: str, metric: float, seed: int = 0, **options: Any) -> Row:
+    found = row(name, {"ndcg@10": metric}, {"ndcg@10": [metric - 0.01, metric + 0.02]})
+    config = {"method": "ilrec", "epochs": 3, "options": {"alpha": 0.8, "beta": 0.1, "layers": "auto", **options}}
+    return replace(found, manifest={"kind": "run", "seed": seed, "config": config, "parents": {"data": "d"}})
+
+
+def test_curves_are_of_runs_that_differ_in_one_setting_alone() -> None:
+    rows = [run("b", 0.3, layers="consecutive:2"), run("a", 0.2, layers="consecutive:1"), run("c", 0.5, layers="consecutive:10"),
+            run("c1", 0.7, seed=1, layers="consecutive:10"), run("other", 0.9, layers="consecutive:4", beta=0.2)]  # fmt: skip
+    (curve,) = _report_sensitivity.curves(rows)
+    assert curve.setting == "layers"
+    assert curve.points == [
+        ("consecutive:1", 0.2, 0.19, pytest.approx(0.22)), ("consecutive:2", 0.3, 0.29, pytest.approx(0.32)),
+        ("consecutive:10", 0.6, 0.5, 0.7)]  # fmt: skip
+    assert _report_sensitivity.planes(rows) == []
+    (drawing,) = _report_sensitivity.draw("s", rows)
+    assert drawing.description == "NDCG@10 by layers"
+
+
+def test_a_heat_map_needs_every_combination() -> None:
+    rows = [
+        run(f"{alpha}-{beta}", alpha + beta, alpha=alpha, beta=beta) for alpha in (0.1, 0.2, 0.3) for beta in (0.4, 0.5)
+    ]
+    (plane,) = _report_sensitivity.planes(rows)
+    assert plane.settings == ("alpha", "beta")
+    assert plane.values == {(alpha, beta): alpha + beta for alpha in (0.1, 0.2, 0.3) for beta in (0.4, 0.5)}
+    (drawing,) = _report_sensitivity.draw("s", rows)
+    assert drawing.description == "NDCG@10 by alpha and beta", "its curves would say the same again"
+    assert _report_sensitivity.planes(rows[1:]) == []
+
+
+def test_costs_are_those_on_record(tmp_path: Path) -> None:
+    phase = {"epochs": 2, "steps": 20, "seconds": 61.23, "generated": 640, "prompt_tokens": 12_345}
+    recorded = {"before": [phase], "phases": [phase], "total": {key: 2 * value for key, value in phase.items()}}
+    (tmp_path / "cost.json").write_text(json.dumps(recorded))
+    with_cost, without = replace(run("spin", 0.1), train=tmp_path), run("plain", 0.1)
+    table = _report_tables.costs([with_cost, without])
+    assert table is not None
+    assert [column.title for column in table.columns] == [
+        "run",
+        "made by",
+        "seconds",
+        "epochs",
+        "steps",
+        "generated",
+        "phases",
+        "prompt tokens",
+    ]
+    assert table.rows == [["spin", "sft", 122, 4, 40, 1280, 2, 24690]]
+    assert _report_tables.costs([without]) is None

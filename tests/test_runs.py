@@ -123,6 +123,8 @@ def test_rm_asks_and_keeps_what_is_needed(copy: Path, ilrec: Run) -> None:
     half.mkdir(parents=True)
     (half / "config.yaml").write_text("method: ilrec\ncf: sasrec\n")
     assert "runs/half (unfinished)" in ilrec("runs", "rm", "sasrec", "ilrec", *common, "--yes").one_line()
+    (half / "config.yaml").write_text("method: ilrec\ncf: sasrec\nfrom: sft\n")
+    assert "runs/sft stays, runs/half (unfinished)" in ilrec("runs", "rm", "sft", *common, "--yes").one_line()
     removed = said(ilrec("runs", "rm", "sasrec", "ilrec", "half", *common, "--yes", "--json"))["removed"]
     assert len(removed) == 3
     assert {path.name for path in (copy / "toy" / "runs").iterdir()} == {"sft"}

@@ -12,10 +12,12 @@ import pytest
 from conftest import Finished
 
 from ilrec_cli import artifacts, config
+from ilrec_cli.errors import UserError
 from ilrec_cli.json_log import read_log
 from ilrec_cli.methods import ilrec as plugin
 from ilrec_cli.stages import _inputs, _space
 from ilrec_cli.stages._space import Range
+from ilrec_cli.stages._trial_processes import Processes
 
 Run = Callable[..., Finished]
 SMALL = {"method": "ilrec", "hidden_size": 16, "n_layers": 3, "n_heads": 2, "inner_size": 32, "epochs": 1, "batch_size": 32,
@@ -83,6 +85,26 @@ def test_a_sweep_goes_on_where_it_was_killed(own_world: Path, sweep: Run, monkey
     assert trained == ["0.5", "0.8"]
     assert said(sweep("-o", "alpha=0.80,0.5"))["trials"] == 2, "0.80 is 0.8, which is recorded"
     assert len(trained) == 2
+
+
+@pytest.mark.soak
+def test_trials_on_several_devices_are_those_of_one(own_world: Path, sweep: Run) -> None:
+    flags = ["-o", "alpha=0.5,0.8", "-o", "learning_rate=1e-3,1e30"]
+    said(sweep(*flags, "--name", "one"))
+    said(sweep(*flags, "--name", "two", "--devices", "cpu,cpu"))
+    for one, two in zip(recorded(own_world, "one"), recorded(own_world, "two"), strict=True):
+        for key in ("changed", "valid_ndcg@10", "identity"):
+            assert one[key] == two[key]
+        assert ("failed" in one) == ("failed" in two)
+
+
+def test_a_process_of_a_trial_says_what_went_wrong_and_gives_its_device_back() -> None:
+    processes = Processes(["cpu"])
+    for _ in range(2):
+        with pytest.raises(UserError, match="--dataset is missing"):
+            processes.train(["train"])
+    assert processes.free.qsize() == 1
+    assert not processes.running
 
 
 def test_test_events_are_not_read(own_world: Path, sweep: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,12 @@ class Sweep(Seeded):
     keep: Annotated[
         Literal["best", "all", "none"], "trained models that are kept, besides evaluated ones", Control, RUN
     ] = "best"
+    devices: Annotated[
+        tuple[str, ...],
+        "devices for trials beside each other, a process each, such as cuda:0,cuda:1 [one after another]",
+        Control,
+        RUN,
+    ] = ()
     name: Annotated[str | None, "name of the sweep [the method]", Control, RUN] = None
     overwrite: Annotated[bool, "forget the trials that are there", Control, RUN] = False
     options: Annotated[
@@ -35,5 +41,7 @@ class Sweep(Seeded):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "trials")
+        if self.search == "optuna" and len(self.devices) > 1:
+            raise ValueError("--search optuna asks for one trial at a time: name one of --devices")
         if self.search != "grid" and self.trials is None:
             raise ValueError(f"--search {self.search} goes on for ever: say how many --trials")

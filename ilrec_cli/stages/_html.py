@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +53,15 @@ def page(template: str, **values: Any) -> str:
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for every name, in their order."""
-    return dict(zip(names, cycle(COLOURS), strict=False))
+    """A colour for every name, in their order; where there are more names than colours, the later ones are paler."""
+    return {name: _paler(COLOURS[place % len(COLOURS)], place // len(COLOURS)) for place, name in enumerate(names)}
+
+
+def _paler(colour: str, times: int) -> str:
+    """Closer to grey, once or twice; then no palette helps."""
+    share = 0.4 * min(times, 2)
+    parts = [(int(colour[at : at + 2], 16), int(GREY[at : at + 2], 16)) for at in (1, 3, 5)]
+    return "#" + "".join(f"{round(own + share * (grey - own)):02X}" for own, grey in parts)
 
 
 def grouped_bars(
@@ -81,12 +87,21 @@ def figure(*, rows: int, columns: int, height: float) -> tuple[Any, list[Any]]:
         axis.set_facecolor("none")
         axis.tick_params(colors=GREY, labelsize=8, which="both")
         axis.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
         axis.title.set_color(GREY)
         axis.xaxis.label.set_color(GREY)
         for side, spine in axis.spines.items():
             spine.set_color(GREY)
             spine.set_visible(side in ("left", "bottom"))
     return figure, axes
+
+
+def grid(panels: int, height: float) -> tuple[Any, list[Any]]:
+    """Up to three panels a row; those that are left over are not seen."""
+    drawn, axes = figure(rows=-(-panels // 3), columns=min(3, panels), height=height)
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    return drawn, axes
 
 
 def legend(axes: Sequence[Any]) -> tuple[list[Any], list[str]]:

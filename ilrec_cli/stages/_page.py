@@ -11,7 +11,16 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.json_log import read_log
 from ilrec_cli.settings import Report
-from ilrec_cli.stages import _html, _ids_page, _ids_table, _inputs, _registry, _report_figures, _report_tables
+from ilrec_cli.stages import (
+    _html,
+    _ids_page,
+    _ids_table,
+    _inputs,
+    _registry,
+    _report_figures,
+    _report_sensitivity,
+    _report_tables,
+)
 from ilrec_cli.stages import _report_examples as _examples
 from ilrec_cli.stages._html import Drawing
 from ilrec_cli.stages._report_examples import Example
@@ -106,7 +115,16 @@ class Maker:
             )
         section.tables.append(_report_tables.lists(f"{name}-lists", rows))
         self.sections.append(section)
+        self._sensitivity(name, title, rows)
         self._slices(name, title, rows)
+
+    def _sensitivity(self, name: str, title: str, rows: list[Row]) -> None:
+        drawings = _report_sensitivity.draw(f"{name}-settings", rows) if self.figures else []
+        if drawings:
+            split = title.partition(",")[0]
+            self.sections.append(
+                Section(f"{name}-settings", f"What the settings do, on the {split}", title, drawings=drawings)
+            )
 
     def _slices(self, name: str, title: str, rows: list[Row]) -> None:
         tables = _report_tables.slices(f"{name}-slices", title, rows)
@@ -164,9 +182,10 @@ class Maker:
 
     def _examples(self, rows: Sequence[Row]) -> None:
         rows = [row for row in rows if row.is_ranked]
-        models = [row for row in rows if row.is_lm] or rows
+        long = [row for row in rows if _report_tables.is_paired(row)]
+        models = [row for row in long if row.is_lm] or long
         if not models:
-            self.missing.append("hits and misses: no evaluation has lists")
+            self.missing.append("hits and misses: no evaluation has lists of 10")
             return
         main = max(models, key=lambda row: row.metrics.get("ndcg@10", 0.0))
         found = _examples.examples(self.data, rows, main)

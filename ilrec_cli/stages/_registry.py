@@ -14,6 +14,7 @@ from ilrec_cli.json_log import read_log
 from ilrec_cli.stages import _evaluation, _inputs, _run_folder
 
 FOLDERS = {"cf": "cf", "runs": "run"}  # folder of a dataset -> kind of artifact
+ROLES = {"cf": "cf", "run": "from"}  # as what a training that is made from one names it
 
 
 class Entry(NamedTuple):
@@ -112,7 +113,7 @@ def label(path: Path) -> str:
 def parents(entry: Entry, known: dict[str, Path]) -> dict[str, str]:
     """Role -> the artifact it was made from, by name; where that is gone, its version. Of an unfinished one, as named."""
     if not entry.manifest:
-        return {role: str(entry.settings[role]) for role in ("ids", "cf") if entry.settings.get(role)}
+        return {role: str(entry.settings[role]) for role in ("ids", *ROLES.values()) if entry.settings.get(role)}
     found = entry.manifest["parents"].items()
     return {role: label(known[digest]) if digest in known else f"version {digest[:8]}, gone" for role, digest in found}
 

@@ -10,6 +10,7 @@ from ilrec_cli.stages._html import GREY, Drawing
 from ilrec_cli.stages._report_rows import Row
 
 BARS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
+MOST_BARS = 12
 TERMS = {"loss": "total loss", "cpo": "L_CPO (eq. 7)", "cpd": "L_CPD (eq. 8)", "crr": "L_CRR (eq. 11)",
          "ce": "cross-entropy", "valid_ndcg@10": "validation NDCG@10"}  # fmt: skip
 NEGATIVES = {"negatives": "negatives a position", "no_negatives": "positions without any", "sibling_penalty": "penalty on siblings",
@@ -23,7 +24,8 @@ Colours = Mapping[str, str]
 
 
 def bars(name: str, rows: Sequence[Row], colours: Colours) -> Drawing:
-    """Metrics as bars with their intervals: a group per metric, a bar per model."""
+    """Metrics as bars with their intervals: a group per metric, a bar per model; of many models the best."""
+    every, rows = len(rows), rows[-MOST_BARS:]  # rows are in ascending order, collaborative models first
     figure, (axis,) = _html.figure(rows=1, columns=1, height=3.2)
     _html.grouped_bars(axis, BARS, {row.label: [row.metrics.get(each) for each in BARS] for row in rows}, colours)
     width = 0.8 / len(rows)
@@ -36,7 +38,8 @@ def bars(name: str, rows: Sequence[Row], colours: Colours) -> Drawing:
     found = "; ".join(f"{row.label} {row.metrics['ndcg@10']:.4f}" for row in rows if "ndcg@10" in row.metrics)
     return Drawing(
         name,
-        "Lines: 95 % intervals, bootstrap over users.",
+        "Lines: 95 % intervals, bootstrap over users."
+        + (f" The last {len(rows)} rows of {every}." if every > len(rows) else ""),
         f"Bars of {', '.join(BARS)} for every model. NDCG@10: {found}",
         figure,
     )
@@ -62,7 +65,7 @@ def slices(name: str, rows: Sequence[Row], colours: Colours) -> Drawing | None:
 
 
 def _points(axis: Any, found: Mapping[str, Any], parts: Sequence[str], shift: float, style: dict[str, Any]) -> None:
-    places = [place for place, part in enumerate(parts) if part in found]
+    places = [place for place, part in enumerate(parts) if "ndcg@10" in found.get(part, {}).get("metrics", {})]
     means = [found[parts[place]]["metrics"]["ndcg@10"] for place in places]
     axis.plot([place + shift for place in places], means, "o", markersize=4, **style)
     for place in places:
@@ -94,7 +97,7 @@ def layers(logs: Logs) -> Drawing | None:
         return None
     from matplotlib import colormaps
 
-    figure, axes = _grid(len(probed), 3.0)
+    figure, axes = _html.grid(len(probed), 3.0)
     deepest = max(max(found) for found in probed.values())
     shades = {
         layer: colormaps["viridis"](0.05 + 0.85 * (layer - 1) / max(1, deepest - 1)) for layer in range(1, deepest + 1)
@@ -122,7 +125,7 @@ def _panels(
     shown = [key for key in wanted if any(key in row for log in logs.values() for row in log)]
     if not shown:
         return None
-    figure, axes = _grid(len(shown), 2.5)
+    figure, axes = _html.grid(len(shown), 2.5)
     drawn: dict[str, None] = {}
     for axis, key in zip(axes, shown, strict=False):
         for run, log in logs.items():
@@ -137,15 +140,7 @@ def _panels(
     return Drawing(name, "", f"{what} of {', '.join(drawn)}: {', '.join(wanted[key] for key in shown)}", figure)
 
 
-def _grid(panels: int, height: float) -> tuple[Any, list[Any]]:
-    """Up to three panels a row; those that are left over are not seen."""
-    figure, axes = _html.figure(rows=-(-panels // 3), columns=min(3, panels), height=height)
-    for axis in axes[panels:]:
-        axis.set_visible(False)
-    return figure, axes
-
-
-def _legend(figure: Any, axes: Sequence[Any], columns: int = 3) -> None:
+def _legend(figure: Any, axes: Sequence[Any], columns: int = 4) -> None:
     handles, labels = _html.legend(axes)
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), fontsize=8, frameon=False,
                   labelcolor=GREY)  # fmt: skip

@@ -109,10 +109,11 @@ def trained(groups: Groups) -> dict[str, Row]:
 
 
 def cost(row: Row) -> dict[str, Any]:
-    """What the training took: cost.json where the run kept one, else what its log says."""
-    for folder in (row.train, row.train.parent):
-        if (folder / "cost.json").is_file():
-            return dict(json.loads((folder / "cost.json").read_text(encoding="utf-8")))
+    """What the training took, the runs it starts from included: cost.json where there is one, else what its log says."""
+    file = row.train / "cost.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {**found["total"], "phases": len(found["before"]) + len(found["phases"])}
     last = row.log[-1] if row.log else {}
     return {
         key: last[source]

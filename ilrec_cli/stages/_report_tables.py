@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ilrec_cli import config as configs
@@ -25,13 +25,16 @@ Compare = Callable[[Row, Sequence[Row]], list[dict[str, Any]]]
 def results(name: str, title: str, rows: Sequence[Row], metrics: Sequence[str] = REPORTED) -> Table:
     """A row per model, a ranked column per metric, every value with its interval."""
     columns = [Column("run"), Column("list found by"), *(Column(metric, ranked=True) for metric in metrics)]
-    return Table(name, title, columns, [[row.name, row.search, *values(row, metrics)] for row in rows])
+    return Table(name, title, columns, [[row.name, row.search, *values(row.result, metrics)] for row in rows])
 
 
-def values(row: Row, metrics: Sequence[str]) -> list[Value | None]:
-    """A model's metrics with their intervals; None for one that it was not evaluated with."""
-    found = row.metrics
-    return [Value(found[metric], *row.intervals.get(metric, ())) if metric in found else None for metric in metrics]
+def values(found: Mapping[str, Any], metrics: Sequence[str]) -> list[Value | None]:
+    """Metrics with their intervals; None for one that is not there: a search for few items has none of long lists."""
+    intervals = found.get("intervals", {})
+    return [
+        Value(found["metrics"][metric], *intervals.get(metric, ())) if metric in found["metrics"] else None
+        for metric in metrics
+    ]
 
 
 def differences(name: str, title: str, base: Row, others: Sequence[Row], compare: Compare) -> Table:
@@ -122,7 +125,7 @@ def slices(name: str, title: str, rows: Sequence[Row]) -> list[Table]:
         parts = list(dict.fromkeys(part for part, _, _ in found))
         if len(parts) < 2:
             continue
-        body = [[part, row.label, each["events"], *(Value(each["metrics"][metric], *each["intervals"][metric]) for metric in SHORT)]
+        body = [[part, row.label, each["events"], *values(each, SHORT)]
                 for wanted in parts for part, each, row in found if part == wanted]  # fmt: skip
         columns = [Column(heading), Column("run"), Column("events"), *map(Column, SHORT)]
         tables.append(Table(f"{name}-{kind.replace('_', '-')}", f"{title}, by {heading}", columns, body, open=False))

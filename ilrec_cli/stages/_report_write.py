@@ -62,7 +62,7 @@ def _markdown(content: Content, config: Report) -> str:
     ending = next((name for name in ("svg", "png") if name in config.formats), None)
     return _html.page(
         "report.md.jinja", content=content, statistics=content.card["statistics"], source=content.card["source"],
-        ending=ending, table=lambda table: _table.markdown(table, intervals=_has_room(table)),
+        ending=ending, plain=_table.plain, table=lambda table: _table.markdown(table, intervals=_has_room(table)),
     )  # fmt: skip
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,28 +93,50 @@ def opened(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         yield log
 
 
-def run_all(trials: Sequence[Trial], log: Path, run: Callable[[Trial], Row], console: Console) -> list[Row]:
-    """The rows of all trials, best first."""
+def run_all(
+    trials: Sequence[Trial], log: Path, run: Callable[[Trial], Row], console: Console, *, at_once: int = 1,
+    stop: Callable[[], None] = lambda: None,
+) -> list[Row]:  # fmt: skip
+    """The rows of all trials, best first; `at_once` of them run beside each other, and `stop` ends those under way."""
     recorded = read_log(log)
     missing = [trial for trial in trials if found(trial, recorded) is None]
     console.say(f"{len(trials) - len(missing)} of {len(trials)} trials are recorded")
-    for number, trial in enumerate(missing, start=len(trials) - len(missing) + 1):
-        console.say(f"\nTrial {number} of {len(trials)}: {named(trial.changed)}")
-        recorded.append(run_one(trial, log, run, console))
+    one = partial(run_one, run=run, console=console)
+    with ThreadPoolExecutor(at_once) if at_once > 1 else nullcontext() as pool:
+        done = pool.map(one, missing) if pool is not None else map(one, missing)
+        try:
+            for number, row in enumerate(done, start=len(trials) - len(missing) + 1):
+                recorded.append(write(log, row))
+                console.say(f"Trial {number} of {len(trials)}: {outcome(row)}")
+        except BaseException:
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                stop()
+            raise
     rows = [found(trial, recorded) for trial in trials]
     return best_first([row for row in rows if row is not None])
 
 
-def run_one(trial: Trial, log: Path, run: Callable[[Trial], Row], console: Console, **more: Any) -> Row:
-    """Run a trial and write its line, with whatever `more` is to be kept of it."""
+def run_one(trial: Trial, run: Callable[[Trial], Row], console: Console, **more: Any) -> Row:
+    """What came of a trial, with whatever `more` is to be kept of it."""
+    console.say(f"\nTrying {named(trial.changed)}")
     try:
-        row = {"changed": trial.changed, **run(trial), **more, "identity": trial.identity}
+        return {"changed": trial.changed, **run(trial), **more, "identity": trial.identity}
     except (Stopped, KeyboardInterrupt):
         console.say("\nstopped; the same command goes on with this trial")
         raise
+
+
+def write(log: Path, row: Row) -> Row:
+    """A line of the log."""
     with log.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     return row
+
+
+def outcome(row: Row) -> str:
+    """A trial in a line."""
+    return f"{named(row['changed'])}: " + ("failed" if "failed" in row else f"validation NDCG@10 {row[FIGURE]:.4f}")
 
 
 def found(trial: Trial, recorded: Sequence[Row]) -> Row | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 DIGITS = 4
+KNOWN_SIGNS = 0x100  # ASCII and Latin-1
 DASH = "\N{EN DASH}"
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -73,8 +74,8 @@ class Table(NamedTuple):
 def markdown(table: Table, *, intervals: bool = False) -> str:
     """A table of GitHub's Markdown: best in bold, second in italics."""
     numeric = table.numeric()
-    lines = [[_plain(column.title) for column in table.columns], ["---:" if right else "---" for right in numeric]]
-    lines += [[_marked(cell, "**{}**", "*{}*", _plain, intervals) for cell in row] for row in table.cells()]
+    lines = [[plain(column.title) for column in table.columns], ["---:" if right else "---" for right in numeric]]
+    lines += [[_marked(cell, "**{}**", "*{}*", plain, intervals) for cell in row] for row in table.cells()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -95,11 +96,11 @@ def latex(table: Table, *, intervals: bool = False) -> str:
 
 
 def tex(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return text.translate(LATEX)
+    """Text as LaTeX prints it; signs that its usual fonts lack by their number."""
+    return "".join(sign if ord(sign) < KNOWN_SIGNS else f"U+{ord(sign):04X}" for sign in text.translate(LATEX))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that stays in its cell, and is no Markdown."""
     for sign in "\\|*_<>`[]":
         text = text.replace(sign, f"\\{sign}")

@@ -18,6 +18,7 @@ from ilrec_cli.stages._report_rows import Groups, Row
 from ilrec_cli.stages._report_tables import PAIRED
 
 Command = Callable[[Sequence[str]], dict[str, Any]]
+SHARE = 4  # --watch rests this many times as long as it worked: the training has use for the processor
 WATCHED = ("*/*/eval/*/metrics.json", "*/*/train/log.jsonl", "*/*/train/manifest.json", "ids/*/manifest.json")
 
 
@@ -83,19 +84,32 @@ def _compared(
 
 def _watch(config: Report, command: Command, target: Path, console: Console) -> dict[str, Any]:
     """Write again whenever a file that the report stands on changed; a line each time."""
-    started, seen, refreshed = time.monotonic(), None, 0
+    started, seen, refreshed, took = time.monotonic(), None, 0, 0.0
     console.say(f"Watching {_inputs.dataset_dir(config)}; Ctrl-C ends")
     while True:
         now = _stamps(_inputs.dataset_dir(config))
         if now != seen:
-            seen, refreshed = now, refreshed + 1
-            groups = _collected(config, console)
-            written = _written(config, groups, command, target, console)
-            models = len({row.name for rows in groups.values() for row in rows})
-            console.say(f"{time.strftime('%H:%M:%S')}  {models} evaluated models  {written[0]}")
+            seen, refreshed, began = now, refreshed + 1, time.monotonic()
+            console.say(
+                f"{time.strftime('%H:%M:%S')}  {_refreshed(config, command, target, console, first=refreshed == 1)}"
+            )
+            took = time.monotonic() - began
         if config.stop_after is not None and time.monotonic() - started >= config.stop_after:
             return {"path": str(target), "refreshed": refreshed}
-        time.sleep(config.every)
+        time.sleep(max(config.every, SHARE * took))
+
+
+def _refreshed(config: Report, command: Command, target: Path, console: Console, *, first: bool) -> str:
+    """What was written; after the first time also why nothing was: a folder may be half replaced just now."""
+    try:
+        groups = _collected(config, console)
+        written = _written(config, groups, command, target, console)
+    except UserError as error:
+        if first:
+            raise
+        return f"not now: {error}"
+    models = len({row.name for rows in groups.values() for row in rows})
+    return f"{models} evaluated models  {written[0]}"
 
 
 def _stamps(root: Path) -> dict[str, tuple[int, int]]:

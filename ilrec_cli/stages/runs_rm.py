@@ -46,7 +46,9 @@ def _refuse(entry: Entry, chosen: list[Entry]) -> None:
     users += [
         f"{_registry.label(each.train)} ({each.status})"
         for each in _registry.entries(entry.root.parent, entry.root.name)
-        if each.status != "finished" and each.folder not in going and each.settings.get(entry.kind) == entry.name
+        if each.status != "finished"
+        and each.folder not in going
+        and each.settings.get(_registry.ROLES[entry.kind]) == entry.name
     ]
     if users:
         raise UserError(

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ilrec_cli import artifacts, folders, plugins, presets
@@ -21,6 +22,7 @@ from ilrec_cli.settings import Sweep, Train
 from ilrec_cli.stages import _inputs, _registry, _run_folder, _search, _space, _task
 from ilrec_cli.stages._search import FIGURE, Row, Trial
 from ilrec_cli.stages._space import Axis
+from ilrec_cli.stages._trial_processes import Processes
 
 Command = Callable[[Sequence[str]], dict[str, Any]]
 INPUTS = ("ids", "cf", "preset")  # settings that steer, and yet are worth trying
@@ -58,6 +60,7 @@ class _Sweep:
         self.axes: dict[str, Axis] = {key: _space.axis(key, values) for key, values in listed.items()}
         self.name = folders.plain_name(config.name or self._methods(given)[0], "--name")
         self.folder = _inputs.dataset_dir(config) / "sweeps" / self.name
+        self.processes, self.tidying = Processes(config.devices), Lock()
         _inputs.read_data(config)
 
     def _methods(self, given: dict[str, Any]) -> list[str]:
@@ -91,7 +94,7 @@ class _Sweep:
         settings = {field.name for field in configs.fields(Train)}
         above = {key: value for key, value in changed.items() if key in settings}
         options = self.base_options | {key: value for key, value in changed.items() if key not in settings}
-        return {"dataset": self.config.dataset, **self.base, **above, **({"options": options} if options else {})}
+        return {**self.base, "dataset": self.config.dataset, **above, **({"options": options} if options else {})}
 
     def trial(self, drawn: dict[str, Any]) -> Trial:
         """A trial with every open setting decided; `UserError` where it cannot be."""
@@ -111,7 +114,8 @@ class _Sweep:
         else:
             drawn = [self.trial(each) for each in _space.drawn(self.axes, config.trials or 0, config.seed)]
             trials = list({json.dumps(trial.identity, sort_keys=True): trial for trial in drawn}.values())
-        return _search.run_all(trials, log, self.run, self.console)
+        at_once = max(1, len(config.devices))
+        return _search.run_all(trials, log, self.run, self.console, at_once=at_once, stop=self.processes.stop)
 
     def suggested(self, log: Path) -> list[Row]:
         """One after another, each in view of those before it."""
@@ -123,9 +127,10 @@ class _Sweep:
         for number in range(len(recorded) + 1, (self.config.trials or 0) + 1):
             drawn = suggester.ask()
             trial = self.trial(drawn)
-            self.console.say(f"\nTrial {number} of {self.config.trials}: {_search.named(trial.changed)}")
-            known = _search.found(trial, recorded)
-            row = known or _search.run_one(trial, log, self.run, self.console, drawn=drawn)
+            row = _search.found(trial, recorded) or _search.write(
+                log, _search.run_one(trial, self.run, self.console, drawn=drawn)
+            )
+            self.console.say(f"Trial {number} of {self.config.trials}: {_search.outcome(row)}")
             recorded.append(row)
             suggester.tell(drawn, row[FIGURE])
         return _search.best_first(recorded)
@@ -142,35 +147,36 @@ class _Sweep:
         file.parent.mkdir(parents=True, exist_ok=True)
         artifacts.write_text(file, configs.to_yaml(trial.options))
         folder = _inputs.dataset_dir(self.config) / "runs" / name
-        how = ["--quiet"] * self.config.quiet + ["--verbose"] * self.config.verbose
-        how += ["--data", str(self.config.data)] if self.config.data else []
-        how += ["--resume"] if _run_folder.has_checkpoint(folder / "train") else []
+        flags = ["train", "--config", str(file), "--work", str(self.config.work), "--name", name]
+        flags += ["--data", str(self.config.data)] if self.config.data else []
+        flags += ["--resume"] if _run_folder.has_checkpoint(folder / "train") else []
         try:
-            self.command(["train", "--config", str(file), "--work", str(self.config.work), "--name", name, *how])
+            self._train(flags)
         except UserError as error:
             self.console.say(f"failed: {error}")
-            return {
-                FIGURE: None,
-                "valid_hit@10": None,
-                "best_step": None,
-                "seconds": 0,
-                "run": name,
-                "failed": str(error),
-            }
-        entry = _registry.entry(folder)
-        found = _registry.training(entry)
+            none = dict.fromkeys((FIGURE, "valid_hit@10", "best_step"))
+            return {**none, "seconds": 0, "run": name, "failed": str(error)}
+        found = _registry.training(_registry.entry(folder))
         self._tidy(name, found[FIGURE])
         return {**{key: found.get(key) for key in (FIGURE, "valid_hit@10", "best_step")}, "steps": found.get("step"),
                 "seconds": found["seconds"], "run": name}  # fmt: skip
+
+    def _train(self, flags: list[str]) -> None:
+        """Here, or in a process of its own on the next free device."""
+        if self.config.devices:
+            self.processes.train(flags)
+        else:
+            self.command([*flags, *["--quiet"] * self.config.quiet, *["--verbose"] * self.config.verbose])
 
     def _tidy(self, name: str, value: float) -> None:
         """Remove the models that are not wanted; one that was evaluated, or that something is made from, stays."""
         if self.config.keep == "all":
             return
-        rows = [row for row in read_log(self.folder / "trials.jsonl") if "failed" not in row]
-        results = {**{row["run"]: row[FIGURE] for row in rows}, name: value}
-        best = max(results, key=lambda each: results[each])
-        for each in results:
-            run = _inputs.dataset_dir(self.config) / "runs" / each
-            if (self.config.keep == "none" or each != best) and run.is_dir() and not (run / "eval").exists():
-                folders.remove(run)
+        with self.tidying:  # trials on several devices end at the same time
+            rows = [row for row in read_log(self.folder / "trials.jsonl") if "failed" not in row]
+            results = {**{row["run"]: row[FIGURE] for row in rows}, name: value}
+            best = max(results, key=lambda each: results[each])
+            for each in results:
+                run = _inputs.dataset_dir(self.config) / "runs" / each
+                if (self.config.keep == "none" or each != best) and run.is_dir() and not (run / "eval").exists():
+                    folders.remove(run)
