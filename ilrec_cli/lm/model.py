@@ -90,7 +90,9 @@ class SupervisedLM(nn.Module):
         0: all of them; None: as many as `CHUNK_LOGITS` allows. `logged`: with the statistics of layers too.
         """
         if isinstance(batch, Responses):
-            return loss(batch.log_probs(self, chunk), batch)
+            hidden_PD = batch.hidden(self)
+            terms = loss(batch.log_probs(self, chunk, hidden_PD), batch)
+            return terms + Terms(stats={"entropy": batch.entropy(self, hidden_PD, chunk)} if logged else {})
         last_ND, inner_KND, others = self.hidden(batch, self.probed_layers if logged else ())
         batch, rewards = self.in_scope(batch, rewards)
         positions = max(len(batch.target_N), 1)  # none at all still gives terms, of zero, tied to the parameters
