@@ -15,7 +15,7 @@ import typer
 
 from ilrec_cli import __version__, listing, plugins, presets
 from ilrec_cli import config as configs
-from ilrec_cli.commands import COMMANDS, GROUPS, PANELS
+from ilrec_cli.commands import CALLERS, COMMANDS, GROUPS, PANELS
 from ilrec_cli.config import Field
 from ilrec_cli.errors import UserError, one_line, outside_reason
 from ilrec_cli.json_log import json_line
@@ -96,9 +96,11 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
         values["options"] = options
     config: Any = configs.build(cls, presets.under(cls, values), f"ilrec {command}")
     stage = importlib.import_module(f"ilrec_cli.stages.{module}")
-    result: dict[str, Any] = stage.run(config, invoke) if command == "demo" else stage.run(config)
+    result: dict[str, Any] = stage.run(config, invoke) if command in CALLERS else stage.run(config)
     if config.json and int(os.environ.get("RANK", "0")) == 0:
         print(json_line(result))
+    if result.get("failed"):  # a part of what was asked for; the rest was done
+        raise typer.Exit(1)
     return result
 
 

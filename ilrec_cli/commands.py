@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),
     "serve": (settings.Serve, "serve", "Results", "ilrec serve --dataset Instruments --run ilrec --port 8000"),
     "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
+    "reproduce": (settings.Reproduce, "reproduce", "Results", "ilrec reproduce table3 --scale tiny"),
     "export": (settings.Export, "export", "Results", "ilrec export --dataset Instruments --run ilrec --merge --output model"),
     "data audit": (settings.AuditData, "data_audit", "Data", "ilrec data audit --dataset Instruments"),
     "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
@@ -30,6 +31,9 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
 PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "Item vectors", "Model",
           "Free text (--decode free)", "Optimisation", "",
           "Limits", "Running")  # fmt: skip
+
+# Stages that run other commands: they are given `cli.invoke`.
+CALLERS = ("demo", "reproduce")
 
 GROUPS = {
     "data": "Look at preprocessed data, judge it, write it for other tools.",

@@ -6,10 +6,11 @@ from ilrec_cli.settings.evaluate import Compare, Evaluate
 from ilrec_cli.settings.ids import ExportIds, ExtendIds, ReportIds
 from ilrec_cli.settings.plan import Plan
 from ilrec_cli.settings.recommend import OpenModel, Recommend, Serve
+from ilrec_cli.settings.reproduce import Reproduce
 from ilrec_cli.settings.results import Demo, Doctor, Export, Report
 from ilrec_cli.settings.train import Train
 
 __all__ = [
     "AuditData", "BuildIds", "Compare", "ConvertData", "Demo", "Doctor", "Encoding", "Evaluate", "Export", "ExportIds", "ExtendIds", "FitCf",
-    "OpenModel", "Plan", "Preprocess", "Recommend", "Report", "ReportIds", "Serve", "ShowData", "Train", "TrainCf", "TuneCf",
+    "OpenModel", "Plan", "Preprocess", "Recommend", "Report", "ReportIds", "Reproduce", "Serve", "ShowData", "Train", "TrainCf", "TuneCf",
 ]  # fmt: skip

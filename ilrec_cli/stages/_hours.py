@@ -1,0 +1,30 @@
+"""How long commands take: measured in finished cells of the work folder, else a rough figure of the scale."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from ilrec_cli.stages._grid import Step
+
+
+def measured(work: Path) -> dict[str, float]:
+    """Kind of command -> hours, the median of all finished cells."""
+    found: dict[str, list[float]] = {}
+    for path in sorted((work / "reproduce").glob("*/cells/*.json")):
+        try:
+            seconds = json.loads(path.read_text(encoding="utf-8")).get("seconds", {})
+        except ValueError:
+            continue
+        for kind, each in seconds.items():
+            found.setdefault(kind, []).append(each / 3600)
+    return {kind: statistics.median(each) for kind, each in found.items()}
+
+
+def of(step: Step, scale: dict[str, Any], known: dict[str, float]) -> tuple[float, bool]:
+    """(hours, whether they are the rough figure)."""
+    if step.kind in known:
+        return known[step.kind], False
+    return float(scale["hours"][step.argv[0]]), True

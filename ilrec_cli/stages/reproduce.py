@@ -1,0 +1,142 @@
+"""Tables and figures of the paper: a declared grid -> cells that resume -> ours beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ilrec_cli import artifacts
+from ilrec_cli.console import Console
+from ilrec_cli.settings import Reproduce
+from ilrec_cli.stages import _cells, _grid, _hours, _reproduced
+from ilrec_cli.stages._cells import CellError, Workshop
+from ilrec_cli.stages._grid import Cell, Table
+
+Invoke = Callable[[Sequence[str]], dict[str, Any]]
+
+
+def run(config: Reproduce, command: Invoke) -> dict[str, Any]:
+    """Make every table asked for, one after another; a cell that fails leaves the others going."""
+    console = Console.of(config)
+    for name in config.tables:
+        _grid.read(name, config)  # a wrong name is said before anything runs
+    if config.dry_run:
+        return {"plan": {name: _plan(name, config, command, console) for name in config.tables}}
+    results = {name: _reproduce(name, config, command, console) for name in config.tables}
+    failed = [f"{name}: {cell}" for name, each in results.items() for cell in each["failed"]]
+    return {"tables": {name: each["path"] for name, each in results.items()}, "failed": failed}
+
+
+def _reproduce(name: str, config: Reproduce, command: Invoke, console: Console) -> dict[str, Any]:
+    table, shop = _opened(name, config, command, console)
+    if _untitled(config, table) is None:  # titles are known once the data are there
+        _prepare(table, shop)
+        table, shop = _opened(name, config, command, console, shop)
+    failed: dict[str, str] = {}
+    done: dict[str, dict[str, Any]] = {}
+    cells = [cell for cell in table.cells if cell.why is None]
+    for number, cell in enumerate(cells, start=1):
+        found = _cells.finished(cell, shop)
+        console.say(f"[{number}/{len(cells)}] {cell.label}{': there' if found else ''}")
+        try:
+            done[cell.name] = found or _cells.make(cell, shop)
+        except CellError as error:
+            failed[cell.name] = str(error)
+            console.warn(f"{cell.label} failed: {error}")
+    page = _reproduced.write(table, done, failed, shop.folder, config, console)
+    for label, why in failed.items():
+        console.say(f"failed: {label}: {why}")
+    console.say(f"\n{table.grid['title']}, {len(done)} of {len(cells)} cells: {page}")
+    console.say(_next(table, config, failed))
+    return {"path": str(page), "failed": list(failed)}
+
+
+def _opened(
+    name: str, config: Reproduce, command: Invoke, console: Console, before: Workshop | None = None
+) -> tuple[Table, Workshop]:
+    """The grid for the data that are there, and where its cells are made."""
+    first = _grid.read(name, config)
+    there = [path.parent.parent.name for path in config.work.glob("*/data/manifest.json")]
+    table = _grid.read(name, config, _untitled(config, first) or (), there)
+    folder = config.work / "reproduce" / f"{name}-{config.scale}"
+    folder = folder if config.dataset is None else folder.with_name(f"{folder.name}-{_grid.slug(config.dataset)}")
+    how = _cells.isolated(table.scale["launch"]) if table.scale.get("isolated") else _cells.in_process(command)
+    broken = {} if before is None else before.broken
+    alone = config.dataset is not None and config.raw_dir is not None and not (config.raw_dir / config.dataset).is_dir()
+    return table, Workshop(config.work, folder, how, console.say, config.raw_dir, alone, broken)
+
+
+def _untitled(config: Reproduce, table: Table) -> list[str] | None:
+    """Datasets whose items have no titles; None while some of the data are not there."""
+    found = []
+    for data in _grid.datasets(table, config).values():
+        path = config.work / data["name"] / "data"
+        if not artifacts.exists(path):
+            return None
+        if not any(artifacts.read(path, "data").table("items")["title"].to_pylist()):
+            found.append(data["name"])
+    return found
+
+
+def _prepare(table: Table, shop: Workshop) -> None:
+    """Preprocess what is missing. What fails here is told by the cells that need it."""
+    for cell in table.cells:
+        if cell.why is None and cell.steps[0].output not in shop.broken:
+            first = cell.steps[0]
+            if not artifacts.exists(shop.work / str(first.output)):
+                try:
+                    _cells.run_alone(first, shop, cell)
+                except CellError:
+                    continue
+
+
+def _plan(name: str, config: Reproduce, command: Invoke, console: Console) -> dict[str, Any]:
+    """Print what would be done, without doing it."""
+    table, shop = _opened(name, config, command, console)
+    known = _hours.measured(config.work)
+    rows, total, seen = [], 0.0, set[tuple[str, ...]]()
+    steps = []
+    for cell in table.cells:
+        state, hours = _state(cell, shop), 0.0
+        rough = False
+        for step in cell.steps if state == "missing" else ():
+            there = step.output is not None and _cells.present(step, cell, shop.work)
+            if not there and step.argv not in seen:
+                seen.add(step.argv)
+                steps.append(step)
+                each, guessed = _hours.of(step, table.scale, known)
+                hours, rough = hours + each, rough or guessed
+        total += hours
+        rows.append([cell.label, state, f"{hours:.2f}{' (rough)' if rough else ''}" if state == "missing" else ""])
+    console.say(f"{table.grid['title']}, scale {config.scale}: {table.scale['about']}\n")
+    console.table(["cell", "state", "hours"], rows)
+    for cell in table.cells:
+        if cell.why is not None:
+            console.say(f"cannot be: {cell.label}: {cell.why}")
+    if _untitled(config, table) is None:
+        console.say("Not all data are there yet: whether their items have titles, which BIGRec needs, is not known.")
+    console.say(f"\nAbout {total:.2f} hours; (rough): no finished cell of this kind was measured in {config.work}\n")
+    lines = [_cells.shown(step, shop, table.scale["launch"]) for step in steps]
+    console.say("\n".join(lines))
+    console.say("\nAll of it, resumable: " + _again(name, config))
+    return {"cells": {cell.name: _state(cell, shop) for cell in table.cells}, "hours": total, "commands": lines}
+
+
+def _state(cell: Cell, shop: Workshop) -> str:
+    if cell.why is not None:
+        return "cannot be"
+    return "done" if _cells.finished(cell, shop) else "missing"
+
+
+def _again(name: str, config: Reproduce) -> str:
+    work = "" if config.work == Path("ilrec-work") else f" --work {config.work}"
+    dataset = "" if config.dataset is None else f" --dataset {config.dataset}"
+    return f"ilrec reproduce {name} --scale {config.scale}{dataset}{work}"
+
+
+def _next(table: Table, config: Reproduce, failed: dict[str, str]) -> str:
+    if failed:
+        return f"Next: {_again(table.name, config)}   (does only what is missing)"
+    left = [name for name in _grid.names() if name not in config.tables]
+    return f"Next: {_again(left[0], config)}" if left else ""
