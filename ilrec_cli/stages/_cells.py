@@ -23,7 +23,8 @@ from ilrec_cli.errors import UserError, one_line
 from ilrec_cli.json_log import read_log
 from ilrec_cli.provenance import provenance
 from ilrec_cli.stages import _run_folder
-from ilrec_cli.stages._grid import Cell, Step
+from ilrec_cli.stages._grid import Cell
+from ilrec_cli.stages._recipe import Step
 
 VERSION = 1
 MAKES = ("preprocess", "build-ids", "train-cf", "train")  # commands that make a folder
@@ -167,7 +168,7 @@ def _run(step: Step, shop: Workshop, log: Path, resumed: bool) -> dict[str, Any]
     arguments = [*shop.arguments(step), *again]
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ ilrec {shlex.join(arguments)}\n")
-    shop.say(f"  {step.argv[0]} {step.argv[-1] if step.argv[-2] == '--name' else ''}".rstrip())
+    shop.say(f"  {step.argv[0]} {step.name}".rstrip())
     try:
         return shop.command(arguments, log)
     except Exception as error:

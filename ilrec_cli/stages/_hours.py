@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from ilrec_cli.stages._grid import Step
+from ilrec_cli.stages._recipe import Step
 
 
 def measured(work: Path) -> dict[str, float]:
@@ -28,3 +28,10 @@ def of(step: Step, scale: dict[str, Any], known: dict[str, float]) -> tuple[floa
     if step.kind in known:
         return known[step.kind], False
     return float(scale["hours"][step.argv[0]]), True
+
+
+def words(hours: float) -> str:
+    """40 s, 12 min, 4.2 h."""
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    return f"{hours * 60:.0f} min" if hours < 1 else f"{hours:.1f} h"

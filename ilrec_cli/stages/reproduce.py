@@ -108,15 +108,19 @@ def _plan(name: str, config: Reproduce, command: Invoke, console: Console) -> di
                 each, guessed = _hours.of(step, table.scale, known)
                 hours, rough = hours + each, rough or guessed
         total += hours
-        rows.append([cell.label, state, f"{hours:.2f}{' (rough)' if rough else ''}" if state == "missing" else ""])
+        rows.append(
+            [cell.label, state, f"{_hours.words(hours)}{' (rough)' if rough else ''}" if state == "missing" else ""]
+        )
     console.say(f"{table.grid['title']}, scale {config.scale}: {table.scale['about']}\n")
-    console.table(["cell", "state", "hours"], rows)
+    console.table(["cell", "state", "time"], rows)
     for cell in table.cells:
         if cell.why is not None:
             console.say(f"cannot be: {cell.label}: {cell.why}")
     if _untitled(config, table) is None:
         console.say("Not all data are there yet: whether their items have titles, which BIGRec needs, is not known.")
-    console.say(f"\nAbout {total:.2f} hours; (rough): no finished cell of this kind was measured in {config.work}\n")
+    console.say(
+        f"\nAbout {_hours.words(total)} in all. (rough): no finished cell of this kind was measured in {config.work}\n"
+    )
     lines = [_cells.shown(step, shop, table.scale["launch"]) for step in steps]
     console.say("\n".join(lines))
     console.say("\nAll of it, resumable: " + _again(name, config))
