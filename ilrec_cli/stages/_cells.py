@@ -102,15 +102,16 @@ def make(cell: Cell, shop: Workshop) -> dict[str, Any]:
     return found
 
 
-def run_alone(step: Step, shop: Workshop, cell: Cell) -> None:
-    """One command before all cells; if it fails, no cell tries it again."""
-    log = shop.log(cell)
+def prepare(step: Step, shop: Workshop) -> None:
+    """Run a command before all cells, unless its folder is there; if it fails, the cells that need it say so."""
+    if artifacts.exists(shop.work / str(step.output)):
+        return
+    log = shop.folder / "logs" / f"{step.argv[0]}-{step.files}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         _run(step, shop, log, False)
     except CellError as error:
         shop.broken[str(step.output)] = str(error)
-        raise
 
 
 def present(step: Step, cell: Cell, work: Path) -> bool:

@@ -50,7 +50,8 @@ class Table(NamedTuple):
     name: str
     grid: dict[str, Any]
     scale: dict[str, Any]
-    cells: list[Cell]
+    datasets: dict[str, dict[str, Any]]  # the paper's -> ours: its name, how it is preprocessed
+    cells: list[Cell] = []  # noqa: RUF012  of a tuple, never added to
 
 
 def names() -> list[str]:
@@ -73,41 +74,38 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower().replace("w/o", "wo")).strip("-")
 
 
-def read(name: str, config: Reproduce, untitled: Iterable[str] = (), there: Iterable[str] = ()) -> Table:
-    """The table's cells at the scale; `untitled`: datasets whose items have no titles, `there`: those that are there."""
+def declared(name: str, config: Reproduce) -> Table:
+    """The table at the scale, without its cells; `UserError` for a table or a row that there is not."""
     if name not in names():
         raise UserError(f"there is no '{name}'; choose from {', '.join(names())}.{nearest(name, names())}")
     grid = configs.read_yaml(FOLDER / f"{name}.yaml")
     scale = over(configs.read_yaml(FOLDER / "scales.yaml")[config.scale], grid.get("scales", {}).get(config.scale, {}))
-    rows = {row: each for row, each in grid["rows"].items() if not config.rows or row in config.rows}
     for row in config.rows:
         if row not in grid["rows"]:
             raise UserError(f"--rows: {name} has no row '{row}'. Its rows: {', '.join(grid['rows'])}")
-    maker = Maker(config, grid, scale, set(untitled), set(there))
-    cells = [cell for row, each in rows.items() for cell in maker.cells(row, each)]
-    return Table(name, grid, scale, cells)
+    return Table(name, grid, scale, _datasets(grid, scale, config))
 
 
-def datasets(table: Table, config: Reproduce) -> dict[str, dict[str, Any]]:
+def _datasets(grid: dict[str, Any], scale: dict[str, Any], config: Reproduce) -> dict[str, dict[str, Any]]:
     """The paper's dataset -> ours: its name, how it is preprocessed."""
     if config.dataset is not None:
-        known = NAMES.get(config.dataset, table.grid["datasets"][-1] if table.grid["datasets"] else "Instrument")
-        return {known: {"name": config.dataset}}
-    return {
-        column: table.scale["datasets"][column]
-        for column in table.grid["datasets"]
-        if column in table.scale["datasets"]
-    }
+        return {NAMES.get(config.dataset, grid["datasets"][0]): {"name": config.dataset}}
+    return {column: scale["datasets"][column] for column in grid["datasets"] if column in scale["datasets"]}
+
+
+def filled(table: Table, config: Reproduce, untitled: Iterable[str] = (), there: Iterable[str] = ()) -> Table:
+    """With its cells; `untitled`: datasets whose items have no titles, `there`: those that are preprocessed."""
+    rows = {row: each for row, each in table.grid["rows"].items() if not config.rows or row in config.rows}
+    maker = Maker(config, table, set(untitled), set(there))
+    return table._replace(cells=[cell for row, each in rows.items() for cell in maker.cells(row, each)])
 
 
 class Maker:
     """Makes the cells of one table."""
 
-    def __init__(
-        self, config: Reproduce, grid: dict[str, Any], scale: dict[str, Any], untitled: set[str], there: set[str]
-    ):
-        self.config, self.grid, self.scale, self.untitled, self.there = config, grid, scale, untitled, there
-        self.datasets = datasets(Table("", grid, scale, []), config)
+    def __init__(self, config: Reproduce, table: Table, untitled: set[str], there: set[str]):
+        self.config, self.grid, self.scale, self.datasets = config, table.grid, table.scale, table.datasets
+        self.untitled, self.there = untitled, there
 
     def cells(self, row: str, each: dict[str, Any]) -> list[Cell]:
         """Those of a row: of every paradigm, dataset and seed. Collaborative models have one, of no paradigm."""

@@ -40,7 +40,7 @@ class Recipes:
 
     def steps(self, row: Values) -> list[Step]:
         """All of a row's commands, in order; `UserError` says why a row cannot be."""
-        steps = [self._preprocess()]
+        steps = [preprocess(self.data)]
         if "model" in row:
             cf = self._cf(row["model"])
             return [*steps, cf, self._evaluate(over(self.scale.get("evaluate", {}), row.get("evaluate", {})), cf)]
@@ -106,11 +106,6 @@ class Recipes:
         if "layers" in options and depth is not None:
             resolve_layers(str(options["layers"]), int(depth), self.seed)
 
-    def _preprocess(self) -> Step:
-        name = self.data["name"]
-        argv = ("preprocess", "--dataset", name, *flags(self.data.get("preprocess", {})))
-        return Step(argv, f"{name}/data", f"preprocess {name}", self.data.get("files", name))
-
     def _ids(self) -> Step | None:
         """None where identifiers that are there were named."""
         given = self.paradigm == "LC-Rec" and self.given_ids is not None
@@ -138,6 +133,13 @@ class Recipes:
         _identity(settings.Evaluate, {**rules, "dataset": name}, "evaluate")
         argv = ("evaluate", "--dataset", name, "--run", model.name, *flags(rules))
         return Step(argv, None, f"evaluate {model.kind.partition(' ')[2]}")
+
+
+def preprocess(data: Values) -> Step:
+    """The first command of every cell on a dataset."""
+    name = data["name"]
+    argv = ("preprocess", "--dataset", name, *flags(data.get("preprocess", {})))
+    return Step(argv, f"{name}/data", f"preprocess {name}", data.get("files", name))
 
 
 def flags(values: Values) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from ilrec_cli import artifacts
 from ilrec_cli.console import Console
 from ilrec_cli.settings import Reproduce
-from ilrec_cli.stages import _cells, _grid, _hours, _reproduced
+from ilrec_cli.stages import _cells, _grid, _hours, _recipe, _reproduced
 from ilrec_cli.stages._cells import CellError, Workshop
 from ilrec_cli.stages._grid import Cell, Table
 
@@ -20,7 +20,7 @@ def run(config: Reproduce, command: Invoke) -> dict[str, Any]:
     """Make every table asked for, one after another; a cell that fails leaves the others going."""
     console = Console.of(config)
     for name in config.tables:
-        _grid.read(name, config)  # a wrong name is said before anything runs
+        _grid.declared(name, config)  # a wrong name is said before anything runs
     if config.dry_run:
         return {"plan": {name: _plan(name, config, command, console) for name in config.tables}}
     results = {name: _reproduce(name, config, command, console) for name in config.tables}
@@ -29,10 +29,11 @@ def run(config: Reproduce, command: Invoke) -> dict[str, Any]:
 
 
 def _reproduce(name: str, config: Reproduce, command: Invoke, console: Console) -> dict[str, Any]:
-    table, shop = _opened(name, config, command, console)
-    if _untitled(config, table) is None:  # titles are known once the data are there
-        _prepare(table, shop)
-        table, shop = _opened(name, config, command, console, shop)
+    table = _grid.declared(name, config)
+    shop = _workshop(table, config, command, console)
+    for data in table.datasets.values():  # whether items have titles is known once the data are there
+        _cells.prepare(_recipe.preprocess(data), shop)
+    table = _filled(table, config)
     failed: dict[str, str] = {}
     done: dict[str, dict[str, Any]] = {}
     cells = [cell for cell in table.cells if cell.why is None]
@@ -52,48 +53,31 @@ def _reproduce(name: str, config: Reproduce, command: Invoke, console: Console) 
     return {"path": str(page), "failed": list(failed)}
 
 
-def _opened(
-    name: str, config: Reproduce, command: Invoke, console: Console, before: Workshop | None = None
-) -> tuple[Table, Workshop]:
-    """The grid for the data that are there, and where its cells are made."""
-    first = _grid.read(name, config)
-    there = [path.parent.parent.name for path in config.work.glob("*/data/manifest.json")]
-    table = _grid.read(name, config, _untitled(config, first) or (), there)
-    folder = config.work / "reproduce" / f"{name}-{config.scale}"
+def _workshop(table: Table, config: Reproduce, command: Invoke, console: Console) -> Workshop:
+    """Where the table's cells are made, and by what."""
+    folder = config.work / "reproduce" / f"{table.name}-{config.scale}"
     folder = folder if config.dataset is None else folder.with_name(f"{folder.name}-{_grid.slug(config.dataset)}")
     how = _cells.isolated(table.scale["launch"]) if table.scale.get("isolated") else _cells.in_process(command)
-    broken = {} if before is None else before.broken
     alone = config.dataset is not None and config.raw_dir is not None and not (config.raw_dir / config.dataset).is_dir()
-    return table, Workshop(config.work, folder, how, console.say, config.raw_dir, alone, broken)
+    return Workshop(config.work, folder, how, console.say, config.raw_dir, alone)
 
 
-def _untitled(config: Reproduce, table: Table) -> list[str] | None:
-    """Datasets whose items have no titles; None while some of the data are not there."""
-    found = []
-    for data in _grid.datasets(table, config).values():
-        path = config.work / data["name"] / "data"
-        if not artifacts.exists(path):
-            return None
-        if not any(artifacts.read(path, "data").table("items")["title"].to_pylist()):
-            found.append(data["name"])
-    return found
+def _filled(table: Table, config: Reproduce) -> Table:
+    """With the cells that the data which are there allow."""
+    there = [path.parent.parent.name for path in config.work.glob("*/data/manifest.json")]
+    used = [data["name"] for data in table.datasets.values() if data["name"] in there]
+    untitled = [name for name in used if not _titles(config.work / name / "data")]
+    return _grid.filled(table, config, untitled, there)
 
 
-def _prepare(table: Table, shop: Workshop) -> None:
-    """Preprocess what is missing. What fails here is told by the cells that need it."""
-    for cell in table.cells:
-        if cell.why is None and cell.steps[0].output not in shop.broken:
-            first = cell.steps[0]
-            if not artifacts.exists(shop.work / str(first.output)):
-                try:
-                    _cells.run_alone(first, shop, cell)
-                except CellError:
-                    continue
+def _titles(data: Path) -> bool:
+    return any(artifacts.read(data, "data").table("items")["title"].to_pylist())
 
 
 def _plan(name: str, config: Reproduce, command: Invoke, console: Console) -> dict[str, Any]:
     """Print what would be done, without doing it."""
-    table, shop = _opened(name, config, command, console)
+    table = _filled(_grid.declared(name, config), config)
+    shop = _workshop(table, config, command, console)
     known = _hours.measured(config.work)
     rows, total, seen = [], 0.0, set[tuple[str, ...]]()
     steps = []
@@ -116,7 +100,7 @@ def _plan(name: str, config: Reproduce, command: Invoke, console: Console) -> di
     for cell in table.cells:
         if cell.why is not None:
             console.say(f"cannot be: {cell.label}: {cell.why}")
-    if _untitled(config, table) is None:
+    if not all(artifacts.exists(config.work / data["name"] / "data") for data in table.datasets.values()):
         console.say("Not all data are there yet: whether their items have titles, which BIGRec needs, is not known.")
     console.say(
         f"\nAbout {_hours.words(total)} in all. (rough): no finished cell of this kind was measured in {config.work}\n"
