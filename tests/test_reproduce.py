@@ -285,9 +285,8 @@ def test_seeds_are_a_mean_with_a_deviation(tmp_path: Path) -> None:
     shop = Shop()
     reproduce.run(settings(tmp_path, "table3", rows=("SFT",), seeds=(0, 1, 2)), shop)
     folder = tmp_path / "reproduce" / "table3-tiny"
-    (row,) = [
-        each for each in json.loads((folder / "results.json").read_text())["rows"] if each["paradigm"] == "LC-Rec"
-    ]
+    rows = [each for each in _read(folder / "results.json")["rows"] if each["row"] == "SFT"]
+    (row,) = [each for each in rows if each["paradigm"] == "LC-Rec"]
     values = [cell["metrics"]["hit@10"] for cell in map(_read, (folder / "cells").glob("lc-rec*"))]
     assert row["figures"]["hit@10"]["ours"] == pytest.approx(np.mean(values))
     assert row["figures"]["hit@10"]["deviation"] == pytest.approx(np.std(values, ddof=1))
@@ -303,8 +302,9 @@ def test_bigrec_without_titles_runs_on_other_data_or_says_why(tmp_path: Path) ->
     config = settings(tmp_path, "table3", rows=("SFT",), dataset="Instruments")
     reproduce.run(config, shop)
     folder = tmp_path / "reproduce" / "table3-tiny-instruments"
-    (why,) = _read(folder / "results.json")["cannot_be"].values()
-    assert "has no titles" in why
+    reasons = _read(folder / "results.json")["cannot_be"]
+    assert len(reasons) == 9
+    assert all(label.startswith("BIGRec") and "has no titles" in why for label, why in reasons.items())
     assert "cannot be" in (folder / "report.md").read_text()
     shop.titles = True
     shop(["preprocess", "--dataset", "Industrial_and_Scientific", "--work", str(tmp_path)])
@@ -331,8 +331,8 @@ def test_costs_curves_and_figures(tmp_path: Path) -> None:
     shop = Shop()
     reproduce.run(settings(tmp_path, "table5", "figure2", "figure5"), shop)
     page = (tmp_path / "reproduce" / "table5-tiny" / "report.md").read_text()
-    assert "| ILRec | 2.00 | 4.20 | 5 | 5 | 1 | 0 | 30 |" in page
-    assert "| S-DPO | 2.00 | 7.25 | 5 | 8(5 + 3) | 1 | 1 |" in page
+    assert "| ILRec | 2.00 | 4.20 | 1.00 | 1.00 | 5 | 5 | 1 | 0 | 30 |" in page
+    assert "| S-DPO | 2.00 | 7.25 | 1.00 | 0.58 | 5 | 8(5 + 3) | 1 | 1 |" in page
     for name in ("figure2", "figure5"):
         folder = tmp_path / "reproduce" / f"{name}-tiny"
         assert (folder / f"{name}.png").stat().st_size > 5_000
@@ -363,6 +363,43 @@ def test_raw_folders_and_named_identifiers_reach_the_commands(tmp_path: Path) ->
     assert argv[argv.index("--raw-dir") + 1] == str(raw / "Instruments")
     train = next(argv for argv in commands(shop, "train") if "lc-rec-sft" in " ".join(argv))
     assert train[train.index("--ids") + 1] == "published"
+
+
+def test_commands_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher's command line; the last line of JSON counts; failures and Ctrl-C are told apart."""
+    log, asked, code = tmp_path / "log", list[list[str]](), 0
+
+    def process(argv: list[str], stdout: Any, stderr: Any) -> Any:
+        asked.append(argv[1:])
+        stdout.write('{"step": 1}\nnoise\n{"events": 3}\nmore noise\n')
+        return type("Done", (), {"returncode": code})
+
+    monkeypatch.setattr(_cells.subprocess, "run", process)
+    launch = ["accelerate", "launch", "--num_processes", "8", "-m", "ilrec_cli"]
+    run = _cells.isolated(launch)
+    assert run(["train", "--seed", "0"], log) == {"events": 3}
+    run(["preprocess"], log)
+    assert asked == [
+        ["-m", "accelerate.commands.launch", *launch[2:], "train", "--seed", "0", "--json"],
+        ["-m", "ilrec_cli", "preprocess", "--json"],
+    ]
+    code = 2
+    with pytest.raises(_cells.CellError, match="exit code 2: more noise"):
+        run(["train"], log)
+    code = 130
+    with pytest.raises(KeyboardInterrupt):
+        run(["train"], log)
+
+
+def test_other_rows_stay_on_the_page(tmp_path: Path) -> None:
+    shop = Shop()
+    reproduce.run(settings(tmp_path, "table4"), shop)
+    page = tmp_path / "reproduce" / "table4-tiny" / "report.md"
+    before = page.read_text()
+    shop.asked.clear()
+    reproduce.run(settings(tmp_path, "table4", rows=("BPR",)), shop)
+    assert page.read_text() == before
+    assert not shop.asked
 
 
 def test_mistakes_are_one_line(tmp_path: Path, ilrec: Any) -> None:

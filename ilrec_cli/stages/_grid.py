@@ -95,9 +95,8 @@ def _datasets(grid: dict[str, Any], scale: dict[str, Any], config: Reproduce) ->
 
 def filled(table: Table, config: Reproduce, untitled: Iterable[str] = (), there: Iterable[str] = ()) -> Table:
     """With its cells; `untitled`: datasets whose items have no titles, `there`: those that are preprocessed."""
-    rows = {row: each for row, each in table.grid["rows"].items() if not config.rows or row in config.rows}
     maker = Maker(config, table, set(untitled), set(there))
-    return table._replace(cells=[cell for row, each in rows.items() for cell in maker.cells(row, each)])
+    return table._replace(cells=[cell for row, each in table.grid["rows"].items() for cell in maker.cells(row, each)])
 
 
 class Maker:

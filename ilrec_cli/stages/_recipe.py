@@ -15,6 +15,7 @@ from ilrec_cli.methods.ilrec.layers import resolve_layers
 from ilrec_cli.stages._start import TAKEN
 
 Values = dict[str, Any]
+SIZES = ("backbone", "n_layers", "targets", "limit_users", "epochs")  # settings that decide how long a training takes
 
 
 class Step(NamedTuple):
@@ -40,7 +41,7 @@ class Recipes:
 
     def steps(self, row: Values) -> list[Step]:
         """All of a row's commands, in order; `UserError` says why a row cannot be."""
-        steps = [preprocess(self.data)]
+        steps, start, reward = [preprocess(self.data)], None, None
         if "model" in row:
             cf = self._cf(row["model"])
             return [*steps, cf, self._evaluate(over(self.scale.get("evaluate", {}), row.get("evaluate", {})), cf)]
@@ -51,20 +52,19 @@ class Recipes:
         if rules.get("decode") == "free" and "grounding" in self.scale:
             steps.append(self._build_ids(self.scale["grounding"]))
             rules = {**rules, "grounding": steps[-1].name}
-        start, cf = None, None
         if "from" in row:
             start = self._train({"method": row["from"]}, ids, None, None)
             steps.append(start)
         if _needs_cf(row["method"], self._training(row)):
-            cf = self._cf(row.get("reward", self.scale["reward"]))
-            steps.append(cf)
-        model = self._train(row, ids, cf, start)
+            reward = self._cf(str(row.get("reward", self.scale["reward"])))
+            steps.append(reward)
+        model = self._train(row, ids, reward, start)
         return [*steps, model, self._evaluate(rules, model)]
 
     def _training(self, row: Values) -> Values:
         """Settings of a row's training, the later over the earlier."""
         method = row["method"]
-        own = {key: row[key] for key in ("preset", "options") if key in row}
+        own: Values = {key: row[key] for key in ("preset", "options") if key in row}
         layers = (
             self.scale["train"], self.scale["paradigms"][self.paradigm].get("train", {}),
             self.scale.get("methods", {}).get(method, {}), self.backbone.get("train", {}),
@@ -78,7 +78,7 @@ class Recipes:
     def _train(self, row: Values, ids: Step | None, cf: Step | None, start: Step | None) -> Step:
         method, chosen, name = row["method"], self._training(row), self.data["name"]
         self._refuse_layers(method, chosen)
-        size = f"{chosen.get('backbone', 'tiny')} {chosen.get('n_layers', '')}".strip()
+        size = " ".join(str(chosen[key]) for key in SIZES if key in chosen)
         if start is not None:
             chosen = {key: value for key, value in chosen.items() if key not in TAKEN} | {"from": start.name}
         else:

@@ -58,10 +58,22 @@ def rows(table: Table, done: Done) -> list[dict[str, Any]]:
     for (row, paradigm, dataset), cells in groups.items():
         there = [done[cell.name] for cell in cells if cell.name in done]
         paper = published(table, cells[0])
-        figures = {metric: _figure(metric, there) | {"paper": paper.get(metric)} for metric in table.grid["metrics"]}
+        metrics = [metric for metric in table.grid["metrics"] if metric != "share"]
+        figures = {metric: _figure(metric, there) | {"paper": paper.get(metric)} for metric in metrics}
         found.append({"row": row, "paradigm": paradigm, "dataset": dataset, "column": cells[0].column, "figures": figures,
                       "why": cells[0].why})  # fmt: skip
+    if "relative" in table.grid:
+        _relate(found, table.grid["relative"])
     return found
+
+
+def _relate(found: list[dict[str, Any]], base: str) -> None:
+    """Add what the base row's hours are of each row's, in the same column; ours and the paper's."""
+    hours = {(row["row"], row["paradigm"], row["dataset"]): row["figures"]["hours"] for row in found}
+    for row in found:
+        own, other = row["figures"]["hours"], hours[base, row["paradigm"], row["dataset"]]
+        share = {key: other[key] / own[key] if own[key] and other[key] else None for key in ("ours", "paper")}
+        row["figures"]["share"] = {**share, "deviation": None, "interval": None, "seeds": own["seeds"]}
 
 
 def published(table: Table, cell: Cell) -> dict[str, Any]:
@@ -165,13 +177,15 @@ def _number(value: Any, metric: str) -> str:
         return value
     if metric in WHOLE:
         return f"{value:,.0f}"
-    return f"{value:.2f}" if metric == "hours" and value >= 1 else f"{value:.4f}"
+    return f"{value:.2f}" if metric == "share" or (metric == "hours" and value >= 1) else f"{value:.4f}"
 
 
 def _differences(table: Table, used: list[Cell], done: Done, config: Reproduce) -> list[str]:
     """What sets ours apart from the paper's, a line each."""
     lines = [*table.scale.get("differs", ())] if config.dataset is None or config.scale != "tiny" else []
     lines += [f"Data: {config.dataset}."] if config.dataset is not None else []
+    if own := table.scale.get("table"):
+        lines.append(f"Trainings of this table have {', '.join(f'{key} {value}' for key, value in own.items())}.")
     missing = [name for name in table.grid["datasets"] if name not in {cell.column for cell in table.cells}]
     lines += [f"Not at this scale: {', '.join(missing)}."] if missing else []
     for dataset, column in dict.fromkeys((cell.dataset, cell.column) for cell in table.cells):

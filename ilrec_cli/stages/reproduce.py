@@ -35,20 +35,20 @@ def _reproduce(name: str, config: Reproduce, command: Invoke, console: Console) 
         _cells.prepare(_recipe.preprocess(data), shop)
     table = _filled(table, config)
     failed: dict[str, str] = {}
-    done: dict[str, dict[str, Any]] = {}
-    cells = [cell for cell in table.cells if cell.why is None]
-    for number, cell in enumerate(cells, start=1):
-        found = _cells.finished(cell, shop)
-        console.say(f"[{number}/{len(cells)}] {cell.label}{': there' if found else ''}")
+    wanted = _wanted(table, config)
+    # The page has every finished cell, those of other rows too.
+    done = {cell.name: found for cell in table.cells if cell.why is None and (found := _cells.finished(cell, shop))}
+    for number, cell in enumerate(wanted, start=1):
+        console.say(f"[{number}/{len(wanted)}] {cell.label}{': there' if cell.name in done else ''}")
         try:
-            done[cell.name] = found or _cells.make(cell, shop)
+            done[cell.name] = done.get(cell.name) or _cells.make(cell, shop)
         except CellError as error:
             failed[cell.name] = str(error)
             console.warn(f"{cell.label} failed: {error}")
     page = _reproduced.write(table, done, failed, shop.folder, config, console)
     for label, why in failed.items():
         console.say(f"failed: {label}: {why}")
-    console.say(f"\n{table.grid['title']}, {len(done)} of {len(cells)} cells: {page}")
+    console.say(f"\n{table.grid['title']}, {len(done)} of {len(table.cells)} cells: {page}")
     console.say(_next(table, config, failed))
     return {"path": str(page), "failed": list(failed)}
 
@@ -74,17 +74,22 @@ def _titles(data: Path) -> bool:
     return any(artifacts.read(data, "data").table("items")["title"].to_pylist())
 
 
+def _wanted(table: Table, config: Reproduce) -> list[Cell]:
+    """The cells to make."""
+    return [cell for cell in table.cells if cell.why is None and (not config.rows or cell.row in config.rows)]
+
+
 def _plan(name: str, config: Reproduce, command: Invoke, console: Console) -> dict[str, Any]:
     """Print what would be done, without doing it."""
     table = _filled(_grid.declared(name, config), config)
     shop = _workshop(table, config, command, console)
     known = _hours.measured(config.work)
     rows, total, seen = [], 0.0, set[tuple[str, ...]]()
-    steps = []
+    steps, wanted = [], _wanted(table, config)
     for cell in table.cells:
         state, hours = _state(cell, shop), 0.0
         rough = False
-        for step in cell.steps if state == "missing" else ():
+        for step in cell.steps if cell in wanted and state == "missing" else ():
             there = step.output is not None and _cells.present(step, cell, shop.work)
             if not there and step.argv not in seen:
                 seen.add(step.argv)
