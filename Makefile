@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Every test process uses one thread; pytest-xdist runs as many processes as there are cores.
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: demo test lint format realdata soak clean
+.PHONY: demo test lint format realdata soak browser clean
 
 demo: $(VENV)/.plots
 	$(BIN)/ilrec demo
@@ -30,12 +30,16 @@ realdata: $(VENV)/.test
 soak: $(VENV)/.test
 	$(PYTEST) -m soak
 
+# Needs Chromium: `apt-get install chromium`, or `.venv/bin/playwright install chromium`.
+browser: $(VENV)/.browser
+	$(PYTEST) -m browser
+
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; set PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp per extra; the package is installed in place, so code changes need no new install.
-$(VENV)/.plots $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.plots $(VENV)/.test $(VENV)/.dev $(VENV)/.browser: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing ilrec[$*] into $(VENV) (once; a few minutes)"
 	$(PIP) -e '.[$*]'
 	@touch $@

@@ -22,7 +22,7 @@ from _common import ilrec, write
 DATASET = "Industrial_and_Scientific"
 LM = ["--hidden-size", 64, "--n-layers", 4, "--n-heads", 4, "--inner-size", 256, "--dropout", 0.1, "--weight-decay", 0.1,
       "--targets", "all", "--valid-beams", 5, "--valid-users", 500, "--save-every", 100]  # fmt: skip
-EPOCHS = {"lcrec": 20, "bigrec": 10}
+EPOCHS = {"lcrec": 20, "bigrec": 8}
 IDS = {"lcrec": "published", "bigrec": "titles"}
 FREE = ["--decode", "free", "--text-tokens", 64]
 # How a paradigm's models are decoded: name of the row -> flags of evaluate.

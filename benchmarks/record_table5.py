@@ -20,7 +20,8 @@ from _common import RESULTS, ilrec, write
 from record_ilrec import DATASET, ranks, run_folder, shown
 
 USERS = 2477  # a tenth
-SETTINGS = ["--config", Path(__file__).parents[1] / "examples" / "tiny.yaml", "--dropout", 0, "--weight-decay", 0.01]
+SETTINGS = ["--config", Path(__file__).parents[1] / "examples" / "tiny.yaml", "--dropout", 0, "--weight-decay", 0.01,
+            "--valid-users", 1000]  # fmt: skip
 EPOCHS = 5
 # A tenth of the fine-tuning's: the originals' rates (1e-5, 2e-5) are for pretrained models of billions of weights.
 RATE = 2e-4

@@ -20,6 +20,7 @@ METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20",
 CF_MODELS = ("random", "popularity", "bpr", "caser", "gru4rec", "bert4rec", "sasrec")
 CF_METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
 INDUSTRIAL = ("random", "popularity", "sasrec", "lcrec-sft", "lcrec-ilrec", "bigrec-sft", "bigrec-ilrec")
+LASTFM_METRICS = ("hit@5", "ndcg@5", "valid", "substring_hit@1", "substring_valid")
 DEMO_MODELS = ("popularity", "sasrec", "sft", "ilrec")
 
 
@@ -40,6 +41,7 @@ def tables() -> dict[str, str]:
         **preference_tables.tables(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
         **({"industrial": industrial()} if list(RESULTS.glob("industrial-*.json")) else {}),
+        **({"lastfm": lastfm()} if list(RESULTS.glob("lastfm-*.json")) else {}),
         **({"peer": peer()} if (RESULTS / "sasrec-vs-recbole.json").exists() else {}),
         **({"million": million()} if (RESULTS / "cf-million.json").exists() else {}),
         **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
@@ -74,6 +76,21 @@ def industrial() -> str:
     return markdown(
         ["model", "decoded", *CF_METRICS, "texts that are titles", "different titles", "training", "evaluation"], rows
     )
+
+
+def lastfm() -> str:
+    """Candidate ranking: a row per model, seed and way of ranking; hit@1 with its interval, and of seen and unseen targets."""
+    order = ("random", "popularity", "sasrec", "sft", "ilrec")
+    cells = [json.loads(path.read_text()) for path in RESULTS.glob("lastfm-*.json")]
+    rows = []
+    for cell in sorted(cells, key=lambda cell: (order.index(cell["model"]), cell["seed"])):
+        for way, found in cell["test"].items():
+            low, high = found["intervals"]["hit@1"]
+            parts = [f"{found[part]['hit@1']:.4f}" if part in found else "-" for part in ("seen", "unseen")]
+            metrics = [f"{found['metrics'][name]:.4f}" if name in found["metrics"] else "-" for name in LASTFM_METRICS]
+            rows.append([cell["model"], cell["seed"], "scores" if len(cell["test"]) == 1 else way,
+                         f"{found['metrics']['hit@1']:.4f} ({low:.4f} to {high:.4f})", *parts, *metrics])  # fmt: skip
+    return markdown(["model", "seed", "ranked by", "hit@1", "seen", "unseen", *LASTFM_METRICS], rows)
 
 
 def collaborative() -> str:

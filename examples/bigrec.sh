@@ -3,16 +3,17 @@
 # Usage: examples/bigrec.sh FOLDER NAME [extra flags for train-cf and train, such as --max-steps 2]
 # FOLDER holds NAME.inter.json and NAME.item.json in LC-Rec's layout, the latter with titles.
 #
-# The same with real backbones (set HF_TOKEN for gated weights; `ilrec plan` with these flags says what they take).
-# 8 GPUs of 40 GB, Llama-3.1-8B with BIGRec's adapter:
+# The same with Llama-3.1-8B and BIGRec's adapter (HF_TOKEN for its weights). `ilrec plan` with these flags says what they
+# take, 18.5 GiB a device for these data; nothing here was run on GPUs.
+# 8 GPUs of 40 GB:
 #   accelerate launch --config_file examples/accelerate/gpu-8.yaml -m ilrec_cli train --dataset NAME --ids titles \
 #     --cf sasrec --method ilrec --preset bigrec --backbone meta-llama/Llama-3.1-8B --micro-batch 4 --name bigrec-8b
 #   accelerate launch --config_file examples/accelerate/gpu-8.yaml -m ilrec_cli evaluate --dataset NAME --run bigrec-8b \
-#     --decode free --dtype bfloat16 --batch-size 32
-# 1 GPU of 24 GB, Llama-3.2-1B with the same adapter:
+#     --decode free --dtype bfloat16 --batch-size 16
+# 1 GPU of 24 GB:
 #   ilrec train --dataset NAME --ids titles --cf sasrec --method ilrec --preset bigrec \
-#     --backbone meta-llama/Llama-3.2-1B --micro-batch 8 --name bigrec-1b
-#   ilrec evaluate --dataset NAME --run bigrec-1b --decode free --dtype bfloat16 --batch-size 32
+#     --backbone meta-llama/Llama-3.1-8B --micro-batch 4 --name bigrec-8b
+#   ilrec evaluate --dataset NAME --run bigrec-8b --decode free --dtype bfloat16 --batch-size 8
 set -euo pipefail
 raw=$1 name=$2
 shift 2

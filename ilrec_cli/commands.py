@@ -17,11 +17,16 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "serve": (settings.Serve, "serve", "Results", "ilrec serve --dataset Instruments --run ilrec --port 8000"),
     "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
     "reproduce": (settings.Reproduce, "reproduce", "Results", "ilrec reproduce table3 --scale tiny"),
+    "runs ls": (settings.ListRuns, "runs_ls", "Results", "ilrec runs ls"),
+    "runs show": (settings.ShowRun, "runs_show", "Results", "ilrec runs show --dataset Instruments ilrec"),
+    "runs diff": (settings.DiffRuns, "runs_diff", "Results", "ilrec runs diff --dataset Instruments sft ilrec"),
+    "runs rm": (settings.RemoveRuns, "runs_rm", "Results", "ilrec runs rm --dataset Instruments sft --yes"),
     "export": (settings.Export, "export", "Results", "ilrec export --dataset Instruments --run ilrec --merge --output model"),
     "data audit": (settings.AuditData, "data_audit", "Data", "ilrec data audit --dataset Instruments"),
     "data convert": (settings.ConvertData, "data_convert", "Data", "ilrec data convert --dataset Instruments --to recbole"),
     "data show": (settings.ShowData, "data_show", "Data", "ilrec data show --dataset Instruments -n 3"),
     "tune cf": (settings.TuneCf, "tune_cf", "Pipeline", "ilrec tune cf --dataset Instruments --model gru4rec -o dropout_prob=0.3,0.5 -o learning_rate=1e-3,5e-4"),
+    "sweep": (settings.Sweep, "sweep", "Pipeline", "ilrec sweep --dataset Instruments -o alpha=0.5,0.8,1.0 -o beta=0.05,0.1"),
     "ids report": (settings.ReportIds, "ids_report", "Data", "ilrec ids report --dataset Instruments --ids rqkmeans,published"),
     "ids extend": (settings.ExtendIds, "ids_extend", "Data", "ilrec ids extend --dataset Instruments --ids text --items new.csv"),
     "ids export": (settings.ExportIds, "ids_export", "Data", "ilrec ids export --dataset Instruments --ids text"),
@@ -33,9 +38,10 @@ PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "I
           "Limits", "Running")  # fmt: skip
 
 # Stages that run other commands: they are given `cli.invoke`.
-CALLERS = ("demo", "reproduce")
+CALLERS = ("demo", "report", "reproduce", "runs diff", "sweep")
 
 GROUPS = {
+    "runs": "What was trained: list it, look at one, compare two, remove some.",
     "data": "Look at preprocessed data, judge it, write it for other tools.",
     "tune": "Search settings on validation data.",
     "ids": "List ID schemes, or the options of one (ilrec ids NAME); judge identifiers, extend and export them.",

@@ -97,6 +97,15 @@ def replace(new: Path, path: Path) -> None:
         shutil.rmtree(old(path), ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """Take a folder away as a whole: it is renamed first, so that a crash leaves no half of it under its name."""
+    gone = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with locked(path.parent, wait=True):
+        _remove_leftovers(path)
+        os.rename(path, gone)
+        shutil.rmtree(gone)
+
+
 def repair(path: Path) -> None:
     """Undo a replacement that was interrupted between its two renames."""
     if old(path).exists():

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Finished, instruments_folder
+from conftest import TINY_LM, Finished, instruments_folder
+from said_folder import raw_folder
 
 from ilrec_cli import config, settings
 
@@ -22,7 +23,7 @@ def test_configurations_are_valid(path: Path) -> None:
     config.build(settings.Train, config.read_yaml(path), path.name)
 
 
-def test_the_script_chains_the_stages(tmp_path: Path, ilrec: Callable[..., Finished]) -> None:
+def test_the_script_chains_the_stages(tmp_path: Path) -> None:
     raw = instruments_folder(tmp_path / "raw")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     command = ["bash", EXAMPLES / "instruments.sh", raw, "--max-steps", "2", "--limit-users", "50"]
@@ -32,22 +33,42 @@ def test_the_script_chains_the_stages(tmp_path: Path, ilrec: Callable[..., Finis
     assert "ilrec" in done.stdout
 
 
+def noted(folder: Path, name: str, *arguments: object) -> list[list[str]]:
+    """A script's commands, noted by a stand-in for `ilrec`, to be run here: a process for each would take a minute."""
+    notes, stand_in = folder / "bin" / "noted", folder / "bin" / "ilrec"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f"#!/usr/bin/env bash\nprintf '%s\\t' \"$@\" >> {notes}; echo >> {notes}\n")
+    stand_in.chmod(0o755)
+    environment = os.environ | {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", EXAMPLES / name, *map(str, arguments)], env=environment, check=True)
+    return [line.rstrip("\t").split("\t") for line in notes.read_text().splitlines()]
+
+
+def test_all_tasks_of_lc_rec_at_toy_size(
+    tmp_path: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ["--max-steps", "2", "--limit-users", "50", "--epochs", "1"]
+    commands = noted(tmp_path, "lcrec.sh", raw_folder(tmp_path / "raw"), *small)
+    assert len(commands) == 7
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        done = ilrec(*command, *(TINY_LM if command[0] == "train" else []))
+        assert done.code == 0, (command, done.err)
+        if command[0] == "train":
+            assert "examples an epoch: next_item" in done.out
+            assert "item_search" in done.out
+    for name in ("lcrec-sft", "lcrec-ilrec"):
+        assert (Path("ilrec-work/Instruments/runs") / name / "eval/test-full-beam20-vocab/metrics.json").is_file()
+
+
 def test_titles_are_written_grounded_and_searched(
     tmp_path: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The script's commands, noted by a stand-in for `ilrec` and run here: a process for each would take a minute."""
     raw = instruments_folder(tmp_path / "raw", users=60)
     index = json.loads((raw / "Instruments.index.json").read_text())
     titles = {item: {"title": f"Drum {int(item) % 7} for {'stage' if int(item) % 2 else 'home'}"} for item in index}
     (raw / "Instruments.item.json").write_text(json.dumps(titles))
-    noted = tmp_path / "bin" / "noted"
-    noted.parent.mkdir()
-    (noted.parent / "ilrec").write_text(f"#!/usr/bin/env bash\nprintf '%s\\t' \"$@\" >> {noted}; echo >> {noted}\n")
-    (noted.parent / "ilrec").chmod(0o755)
-    smoke = ["--max-steps", "2", "--limit-users", "20"]
-    script = ["bash", EXAMPLES / "bigrec.sh", raw, "Instruments", *smoke]
-    subprocess.run(script, env=os.environ | {"PATH": f"{noted.parent}:{os.environ['PATH']}"}, check=True)
-    commands = [line.rstrip("\t").split("\t") for line in noted.read_text().splitlines()]
+    commands = noted(tmp_path, "bigrec.sh", raw, "Instruments", "--max-steps", "2", "--limit-users", "20")
     assert len(commands) == 12
     monkeypatch.chdir(tmp_path)
     for command in commands:
@@ -58,3 +79,29 @@ def test_titles_are_written_grounded_and_searched(
         "test-full-beam20-vocab", "test-full-beam20-vocab-cf0.5-sasrec", "test-full-free-beam4-tok32-titles-tfidf",
         "test-full-free-beam4-tok32-titles-tfidf-cf-sasrec-gauto",
     ]  # fmt: skip
+
+
+def test_candidates_are_ranked_and_written(
+    tmp_path: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script's commands on rows like LastFM's, noted by a stand-in for `ilrec` and run here."""
+    raw, names = tmp_path / "raw", [f"Artist {number}" for number in range(40)]
+    raw.mkdir()
+    for split, count in (("val", 40), ("test", 12)):
+        rows = [{"historyList": "::".join(names[step : step + 3]), "itemList": names[step + 3 : step + 23],
+                 "trueSelection": names[step + 3]} for step in (number % 17 for number in range(count))]  # fmt: skip
+        (raw / f"lastfm-{split}.json").write_text(json.dumps(rows))
+    noted = tmp_path / "bin" / "noted"
+    noted.parent.mkdir()
+    (noted.parent / "ilrec").write_text(f"#!/usr/bin/env bash\nprintf '%s\\t' \"$@\" >> {noted}; echo >> {noted}\n")
+    (noted.parent / "ilrec").chmod(0o755)
+    script = ["bash", EXAMPLES / "candidates.sh", raw, "--max-steps", "2", "--hidden-size", "16", "--n-layers", "3"]
+    subprocess.run(script, env=os.environ | {"PATH": f"{noted.parent}:{os.environ['PATH']}"}, check=True)
+    commands = [line.rstrip("\t").split("\t") for line in noted.read_text().splitlines()]
+    assert len(commands) == 8
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        done = ilrec(*command)
+        assert done.code == 0, (command, done.err)
+    made = sorted(path.name for path in (tmp_path / "ilrec-work/lastfm/runs/ilrec/eval").glob("[!.]*"))
+    assert made == ["test-cand20-names", "test-cand20-sum-vocab"]

@@ -296,6 +296,13 @@ def test_recommendations_are_guided_as_evaluations_are(titled: Path, ilrec: Run)
     assert answer.code == 0, answer.err
     for row, line in zip(rows, (titled / "out.jsonl").read_text().splitlines(), strict=False):
         assert json.loads(line)["items"] == row["items"][:10]
+    from ilrec_cli import Recommender
+
+    loaded = Recommender.load("bigrec", dataset="toy", work=titled, beams=10, cf_guidance=0.5)
+    assert [[each.item for each in loaded.recommend([histories[0]], hide_seen=False)[0]]] == [rows[0]["items"][:10]]
+    assert loaded.card()["search"]["cf"] == "sasrec"
+    alone = ilrec("recommend", *common(titled), "--run", "sasrec", "--history", histories[0][0], "--cf-guidance", "0.5")
+    assert "'sasrec' scores every item itself" in alone.one_line()
     plain = ilrec("recommend", *common(titled), "--run", "bigrec", "--user", "x", "--cf-guidance", "2").one_line()
     assert "cf_guidance is 2" in plain
 
@@ -311,8 +318,13 @@ def test_a_pretrained_base_grounds_its_own_titles(own_world: Path, tmp_path: Pat
     tok.save_pretrained(tmp_path / "base-model")
     assert ilrec("build-ids", *common_, "--scheme", "title", "--name", "titles").code == 0
     train = ["train", *common_, "--ids", "titles", "--method", "sft", "--name", "run", *TINY_LM, "--max-steps", "2"]
-    train += ["--backbone", tmp_path / "base-model", "--tuning", tuning, "--targets", "last", "--learning-rate", "0.05"]
-    assert ilrec(*train).code == 0
+    train += ["--backbone", tmp_path / "base-model", "--tuning", tuning, "--learning-rate", "0.05"]
+    assert "leave --targets all out" in ilrec(*train, "--prompt", "input", "--targets", "all").one_line()
+    assert ilrec(*train, "--prompt", "input").code == 0
+    layout = json.loads((own_world / "toy/runs/run/train/layout.json").read_text())
+    assert tok.decode(layout["tail"]) == '"\n\n### Response:\n'
+    assert tok.decode(layout["separator"]) == '", "'
+    assert "### Input:" in layout["templates"][0]["text"]
     result = ilrec("evaluate", *common_, "--run", "run", "--limit-users", "9", *FREE)
     assert result.code == 0, result.err
     found = done(own_world, "test-full-free-beam4-tok6-base-n9-s0", "run")
@@ -326,6 +338,35 @@ def test_a_pretrained_base_grounds_its_own_titles(own_world: Path, tmp_path: Pat
         state = base(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1].double()
         distance_I = (vector_ID - state).norm(dim=1).detach()
         np.testing.assert_allclose(-np.array(row["scores"]), distance_I.sort().values[:20], rtol=1e-4)
+
+
+def test_a_hugging_face_encoder_of_identifiers_grounds_too(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    from conftest import llama
+
+    from ilrec_cli.lm import embed
+
+    same, folder = common(own_world), tmp_path / "encoder"
+    titles_ = artifacts.read(own_world / "toy" / "data", "data").table("items")["title"].to_pylist()
+    tok = tokenizer.train(titles_, 400, adds_bos=False)
+    llama(len(tok), layers=2, width=16).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    build = ["build-ids", *same, "--encoder", folder, "--text", "title,brand", "--pool", "separate", "-o", "codes=8"]
+    assert ilrec(*build, "--name", "by-model").code == 0
+    assert ilrec("build-ids", *same, "--scheme", "title", "--name", "titles").code == 0
+    train = ["train", *same, "--ids", "titles", "--method", "sft", "--name", "run", *TINY_LM, "--max-steps", "2"]
+    assert ilrec(*train).code == 0
+    result = ilrec("evaluate", *same, "--run", "run", "--limit-users", "9", *FREE, "--grounding", "by-model")
+    assert result.code == 0, result.err
+    found = done(own_world, "test-full-free-beam4-tok6-by-model-n9-s0", "run")
+    assert found.json("metrics.json")["protocol"]["embedding"] == "encoder of by-model"
+    texts = found.table("texts")["text"].to_pylist()
+    settings = embed.Settings(name=str(folder), dtype="float32", max_tokens=512, batch_size=4, device="cpu")
+    vectors = embed.mean_pooled([*texts, *titles_of(own_world)], settings, console=Console(quiet=True)).astype(
+        np.float64
+    )
+    distance_EI = np.linalg.norm(vectors[:9, None] - vectors[None, 9:], axis=2)
+    for row, distance_I in zip(found.table("rankings").to_pylist(), distance_EI, strict=True):
+        np.testing.assert_allclose(-np.array(row["scores"]), np.sort(distance_I)[:20], rtol=1e-4)
 
 
 def test_what_cannot_be_is_refused_in_one_line(titled: Path, ilrec: Run) -> None:

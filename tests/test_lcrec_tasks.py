@@ -9,32 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_LM, Finished, instruments_folder
+from conftest import TINY_LM, Finished, qwen2
+from said_folder import raw_folder
+from tokenizers_of_kinds import a_tokenizer
 
 from ilrec_cli import artifacts, cli
 from ilrec_cli.json_log import read_log
 from ilrec_cli.stages import _inputs, _tasks
 
 ALL = "next_item,text_to_item,item_to_text,fusion:50,item_search,preference"
-
-
-def raw_folder(folder: Path) -> Path:
-    """LC-Rec's files: sequences, index, text (the first user.s first item has none), and what users 0 to 19 said."""
-    instruments_folder(folder, users=60)
-    sequences = json.loads((folder / "Instruments.inter.json").read_text())
-    items = {item for row in sequences.values() for item in row}
-    text = {item: {"title": f"Drum {item}.", "description": [f"A drum with {item} heads."], "brand": "B", "categories": "x"} for item in items}  # fmt: skip
-    text[sequences["0"][0]] = {"title": "", "description": "", "brand": "", "categories": ""}
-    (folder / "Instruments.item.json").write_text(json.dumps(text))
-    users = list(sequences)[:20]
-    wishes = {user: {"item": sequences[user][-3], "inters": sequences[user][:-3], "querys": [f"ask {user}", f"want {user}"]} for user in users}  # fmt: skip
-    wishes[users[0]]["item"] = sequences[users[0]][-1]  # held out: must not be asked for
-    wishes[users[1]]["item"] = 10**6
-    likes = {user: [f"likes {user}", f"loves {user}", ""] for user in users[:10]}
-    likes["nobody"] = ["likes nothing"]
-    said = {"user_explicit_preference": likes, "user_vague_intention": {"train": wishes, "test": {users[2]: {"item": 1, "querys": ["secret"]}}}}  # fmt: skip
-    (folder / "Instruments.user.json").write_text(json.dumps(said))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +119,9 @@ def test_evaluation_under_every_prompt(said_world: Path, ilrec: Callable[..., Fi
     assert kept["metrics"]["hit@20"] == pytest.approx(sum(hits) / 17, rel=1e-12)
     assert kept["least_and_most"]["hit@20"] == [min(hits), max(hits)]
     assert json.loads(every.out.splitlines()[-1])["metrics"]["whole"]["hit@20"] == kept["metrics"]["hit@20"]
+    few = ilrec(*flags, "--beams", "3", "--limit-users", "2", "--all-templates")
+    assert few.code == 0, few.err
+    assert "hit@10" not in few.out
     assert "'whole' was trained with prompts 0 to 16" in ilrec(*flags, "--template", "17").one_line()
     assert "exclude each other" in ilrec(*flags, "--template", "3", "--all-templates").one_line()
 
@@ -234,3 +220,65 @@ def test_epochs_show_other_templates_and_the_same_ones_again(said_world: Path) -
     assert (templates[1] == templates[2]).all()
     assert (templates[0] != templates[1]).mean() > 0.8
     assert rows.at(1).rewarded(np.arange(len(rows))) < rows.at(1).supervised(np.arange(len(rows)))
+
+
+def test_a_plan_counts_what_is_trained(said_world: Path) -> None:
+    from ilrec_cli import config as configs
+    from ilrec_cli.batching import epoch_batches
+    from ilrec_cli.settings import Plan
+    from ilrec_cli.stages import _backbones, _plan, _task
+
+    values = {
+        "dataset": "Instruments",
+        "work": str(said_world),
+        "method": "sft",
+        "tasks": ALL.split(","),
+        "batch_size": 24,
+        "epochs": 1,
+    }
+    task = _task.decided(configs.build(Plan, values, "plan"), rewards=False)
+    opened = _backbones.equipped(_plan.open_shapes(task), task.settings, task.parents["ids"])
+    examples = _plan.open_examples(task, opened)
+    found = _plan.traffic(examples, task.settings, 0)
+    batches = [examples.batch(rows) for rows in epoch_batches(examples.lengths(), 24, 0, 0)]
+    assert found.steps == len(batches)
+    assert found.tokens == sum(int(batch.mask_BS.sum()) for batch in batches)
+    assert found.padded == sum(batch.input_BS.numel() for batch in batches)
+    assert found.supervised == sum(len(batch.target_N) for batch in batches)
+
+
+def test_an_instruct_model_with_a_padded_vocabulary_in_its_own_chat_template(
+    own_world: Path, tmp_path: Path, ilrec: Callable[..., Finished]
+) -> None:
+    """A pretrained model takes LC-Rec's tasks by default; what is decoded is what was trained."""
+    tok = a_tokenizer("padded", [], chat=True)
+    model = qwen2(vocabulary=len(tok) + 20, layers=2, tie_word_embeddings=True, initializer_range=0.02)
+    model.save_pretrained(tmp_path / "base")
+    tok.save_pretrained(tmp_path / "base")
+    flags = ["--dataset", "toy", "--work", own_world, "--quiet"]
+    done = ilrec("train", *flags, "--ids", "text", "--backbone", tmp_path / "base", "--chat", "--tuning", "lora", "--name", "chatty",
+                 *TINY_LM, "--max-steps", "2", "--method", "ilrec", "--cf", "sasrec")  # fmt: skip
+    assert done.code == 0, done.err
+    run = artifacts.read(own_world / "toy" / "runs" / "chatty" / "train", "run")
+    assert run.config["tasks"] == ["next_item", "text_to_item", "item_to_text", "fusion:0.15"]
+    kept = run.json("layout.json")
+    assert (kept["chat"], len(kept["templates"])) == (True, 17)
+    assert kept["templates"][4]["text"].startswith(f"{tok.bos_token}<|user|>\nSomeone went through these items")
+    assert kept["templates"][4]["text"].endswith("</s>\n<|assistant|>\n")
+    for command in (["evaluate", "--template", "4"], ["recommend", "--history", _first_item(own_world)]):
+        found = ilrec(
+            command[0],
+            *flags,
+            "--run",
+            "chatty",
+            *command[1:],
+            *(["--limit-users", "4"] if command[0] == "evaluate" else []),
+        )
+        assert found.code == 0, found.err
+    exported = ilrec("export", *flags, "--run", "chatty", "--merge", "--output", tmp_path / "out")
+    assert exported.code == 0, exported.err
+    assert json.loads((tmp_path / "out" / "layout.json").read_text())["templates"] == kept["templates"]
+
+
+def _first_item(world: Path) -> str:
+    return str(artifacts.read(world / "toy" / "data", "data").table("items")["raw_id"][0].as_py())

@@ -112,6 +112,7 @@ LC_REC_LORA = LC_REC | {
 BIGREC = {
     "tuning": "lora", "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "lora_targets": ("q_proj", "v_proj"),
     "learning_rate": 1e-4, "schedule": "linear", "weight_decay": 0.0, "batch_size": 128, "patience": 5, "epochs": 5,
+    "prompt": "input",
 }  # fmt: skip
 
 

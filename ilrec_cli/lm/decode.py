@@ -7,6 +7,7 @@ Shapes: B prompts, S prompt tokens, K beams, C children of a node.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
@@ -19,6 +20,18 @@ from ilrec_cli.trie import ItemTrie
 
 # (node_BK, token_BKC, log_prob_BKC) -> log_prob_BKC: mixes other evidence into a step's scores. Row b is prompt b.
 StepScores = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class RowScores(ABC):
+    """Step scores that can go on with some of the prompts: the search may group them, and leave out those that are done."""
+
+    @abstractmethod
+    def __call__(self, node_BK: Tensor, token_BKC: Tensor, log_prob_BKC: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def rows(self, row_B: Tensor) -> RowScores:
+        """Those of these prompts alone."""
+
 
 GROUP = 16  # prompts of similar length that are searched together
 WORTH_GROUPING = 0.1  # share of padding in the prompts
@@ -63,12 +76,14 @@ def beam_search(
     leaf_BK = torch.full((len(input_ids_BS), beams), -1, device=device)
     score_BK = torch.full((len(input_ids_BS), beams), -torch.inf, device=device)
     every_row = torch.arange(len(input_ids_BS), device=device)
-    # `step_scores` knows prompts by their row, so with it they stay together.
-    for row_b in _by_length(attention_mask_BS) if step_scores is None else [every_row]:
+    # Other step scores know prompts by their row alone, so with them all stay together.
+    apart = step_scores is None or isinstance(step_scores, RowScores)
+    for row_b in _by_length(attention_mask_BS) if apart else [every_row]:
         longest = int(attention_mask_BS[row_b].sum(1).max())
         prompts = input_ids_BS[row_b, -longest:], attention_mask_BS[row_b, -longest:]
         walk = Walk(model, prompts, trie, normalize, kept)
-        leaf_BK[row_b, :kept], score_BK[row_b, :kept] = _search(walk, len(row_b), kept, length_penalty, step_scores)
+        steps = step_scores.rows(row_b) if isinstance(step_scores, RowScores) else step_scores
+        leaf_BK[row_b, :kept], score_BK[row_b, :kept] = _search(walk, len(row_b), kept, length_penalty, steps)
     return leaf_BK, score_BK
 
 
@@ -100,10 +115,12 @@ def _search(
         going_B = (alive.node_BK >= 0).any(1)
         if not going_B.any():
             break
-        if step_scores is None and 2 * going_B.sum() <= len(row_B):
+        apart = step_scores is None or isinstance(step_scores, RowScores)
+        if apart and 2 * going_B.sum() <= len(row_B):
             row_B, open_B1 = row_B[going_B], open_B1[going_B]
             alive = Beams(*(part[going_B] for part in alive))
             walk.select(going_B.nonzero()[:, 0])
+            step_scores = step_scores.rows(going_B.nonzero()[:, 0]) if isinstance(step_scores, RowScores) else None
         node_BK, score_BK = alive.node_BK, alive.score_BK
         walk.advance(node_BK, alive.token_BK, alive.parent_BK)
     return best_leaf, best_score

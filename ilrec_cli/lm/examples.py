@@ -29,6 +29,7 @@ class Batch(NamedTuple):
     event_N: Tensor  # which of the M targets each supervised token belongs to
     history_MT: Tensor  # the items shown before each target, right-padded with -1
     task_N: Tensor | None = None  # number of the task of each supervised token, where there are several
+    candidate_MC: Tensor | None = None  # the items to choose from for each target, where the prompt lists them
 
     def to(self, device: torch.device) -> Batch:
         """On the device; a GPU copies from pinned memory while the host goes on."""
@@ -91,12 +92,12 @@ class Layout:
     pad: int
 
     @classmethod
-    def prompt(cls, tokenizer: Any, template: prompts.Template) -> Layout:
+    def prompt(cls, tokenizer: Any, template: prompts.Template, between: str = prompts.SEPARATOR) -> Layout:
         """`--targets last`: a text prompt, one target after it."""
         start = start_tokens(tokenizer) if template.start else []
         lead = [*start, *tokenizer.encode(template.before, add_special_tokens=False)]
         tail = tokenizer.encode(template.after, add_special_tokens=False)
-        separator = tokenizer.encode(prompts.SEPARATOR, add_special_tokens=False)
+        separator = tokenizer.encode(between, add_special_tokens=False)
         return cls(np.array(lead), np.array(separator), np.array(tail), False, pad_token(tokenizer))
 
     @classmethod

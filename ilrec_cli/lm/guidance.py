@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ilrec_cli.lm.decode import StepScores
+from ilrec_cli.lm.decode import RowScores
 from ilrec_cli.trie import ItemTrie
 
 FLOOR = 1e-20  # of a probability, as in D3: what the model thinks impossible stays possible
@@ -27,15 +27,24 @@ class Guide:
         self.scorer, self.weight = scorer, weight
 
     @torch.inference_mode()
-    def over(self, trie: ItemTrie, history_BT: Tensor, user_B: Tensor | None = None) -> StepScores:
+    def over(self, trie: ItemTrie, history_BT: Tensor, user_B: Tensor | None = None) -> RowScores:
         """The step scores of these prompts, whose histories are scored once, here."""
         prob_BI = self.scorer.scores(history_BT, user_B).index_select(1, trie.order).softmax(1, dtype=torch.float64)
+        return _Mixed(trie, prob_BI, self.weight)
 
-        def step_scores(node_BK: Tensor, token_BKC: Tensor, log_prob_BKC: Tensor) -> Tensor:
-            row_N = torch.arange(len(node_BK), device=node_BK.device).repeat_interleave(node_BK.shape[1])
-            _, mass_NC = trie.child_mass(node_BK.flatten(), row_N, prob_BI, ordered=True)
-            mass_BKC = mass_NC[:, : token_BKC.shape[2]].view_as(log_prob_BKC)  # a GPU leaves room for the widest node
-            mixed_BKC = self.weight * log_prob_BKC.double() + (1 - self.weight) * mass_BKC.clamp(min=FLOOR).log()
-            return mixed_BKC.to(log_prob_BKC.dtype)
 
-        return step_scores
+class _Mixed(RowScores):
+    """prob_BI: every item's probability by the collaborative model, in the trie's order."""
+
+    def __init__(self, trie: ItemTrie, prob_BI: Tensor, weight: float):
+        self.trie, self.prob_BI, self.weight = trie, prob_BI, weight
+
+    def __call__(self, node_BK: Tensor, token_BKC: Tensor, log_prob_BKC: Tensor) -> Tensor:
+        row_N = torch.arange(len(node_BK), device=node_BK.device).repeat_interleave(node_BK.shape[1])
+        _, mass_NC = self.trie.child_mass(node_BK.flatten(), row_N, self.prob_BI, ordered=True)
+        mass_BKC = mass_NC[:, : token_BKC.shape[2]].view_as(log_prob_BKC)  # a GPU leaves room for the widest node
+        mixed_BKC = self.weight * log_prob_BKC.double() + (1 - self.weight) * mass_BKC.clamp(min=FLOOR).log()
+        return mixed_BKC.to(log_prob_BKC.dtype)
+
+    def rows(self, row_B: Tensor) -> _Mixed:
+        return _Mixed(self.trie, self.prob_BI[row_B], self.weight)

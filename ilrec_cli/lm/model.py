@@ -107,7 +107,7 @@ class SupervisedLM(nn.Module):
         if logged:
             states = {**dict(zip(self.inner_layers, inner_KND, strict=True)), **others}
             total = total + layer_statistics(self, last_ND, states, batch.target_N, size)
-            if batch.task_N is not None:
+            if self.task_names and batch.task_N is not None:
                 total = total + task_statistics(self, last_ND, batch.target_N, batch.task_N, size)
         return total
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ilrec_cli import checkpoint
 from ilrec_cli.console import Console
+from ilrec_cli.lm.candidates import CandidateExamples
 from ilrec_cli.lm.cost import Cost
 from ilrec_cli.lm.examples import Examples
 from ilrec_cli.lm.loop import Job, Loop, Progress
@@ -40,6 +41,7 @@ class Material:
     # Scores_BI of a collaborative model for histories (padded with -1), where the method needs them.
     scorer: Callable[[Tensor], Tensor] | None = None
     vectors: Callable[[], np.ndarray] | None = None  # vector_ID of the items, where the identifiers keep them
+    choices: CandidateExamples | None = None  # of candidate ranking, where that is the task
     cost: Cost = field(default_factory=Cost)
     console: Console = field(default_factory=Console)
 

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 
 from ilrec_cli.histories import Windows, gather_runs
+from ilrec_cli.lm.candidates import CandidateExamples
 from ilrec_cli.lm.examples import Catalogue, Examples
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.responses import Responses, pack, takes_branches
+from ilrec_cli.lm.steps import Source
 
 
 class Prompts(Protocol):
@@ -105,6 +107,51 @@ class Histories:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """Prompts of candidate ranking, as the first epoch draws them: negatives are a row's other candidates."""
+
+    examples: CandidateExamples
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self.examples.prompts.catalogue
+
+    @property
+    def pad(self) -> int:
+        return self.examples.layout.pad
+
+    @property
+    def allowed(self) -> np.ndarray | None:
+        return self.examples.candidates
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def lengths(self) -> np.ndarray:
+        return self.examples.lengths()
+
+    def items(self, rows: np.ndarray) -> np.ndarray:
+        return self.examples.history_ET[rows]
+
+    def tokens(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        made = self.examples
+        runs = made.prompts.runs(made.history_ET[rows], made.candidates[rows], made.templates[rows])
+        return runs.flat[runs.places()], runs.length
+
+    def targets(self) -> np.ndarray:
+        return self.examples.target_E
+
+    def users(self) -> np.ndarray:
+        """Every row for itself: what it shows is all that is known."""
+        return np.arange(len(self))
+
+    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+        row, column = np.nonzero(self.examples.history_ET >= 0)
+        shown = self.examples.history_ET[row, column]
+        return np.concatenate([row, self.users()]), np.concatenate([shown, self.examples.target_E])
+
+
+@dataclass(frozen=True)
 class Pairs:
     """A source of prompts with items as responses: the chosen one, then those it is preferred to. Counts rows."""
 
@@ -139,7 +186,14 @@ class Pairs:
 
 def prompts_of(material: Material) -> Prompts:
     """Those of the phase's task."""
+    if material.choices is not None:
+        return Choices(material.choices)
     return Histories.of(material.examples, material.max_history)
+
+
+def next_item(material: Material) -> Source:
+    """The examples of the phase's task, to be fine-tuned on."""
+    return material.examples if material.choices is None else material.choices
 
 
 def branches(material: Material) -> bool:

@@ -17,6 +17,8 @@ from ilrec_cli.lm.templates import FIELD
 SEPARATOR = ", "
 TITLES_SEPARATOR = '", "'  # a template has the outer quotes
 PREAMBLE = "An instruction follows. Give the answer that it asks for.\n\n"
+INSTRUCTION = "Recommend the item that this user will choose next."
+INPUT = 'The user chose these items, the oldest first: "{history}"'
 _MARK = "\ue000"  # of private use: in no text
 
 Wrap = Callable[[str], str]  # an instruction -> the whole prompt
@@ -82,8 +84,23 @@ def next_item(form: Format = PLAIN) -> tuple[Template, ...]:
 NEXT_ITEM = next_item()
 
 
-def all_text(tasks: tuple[str, ...] = ()) -> list[str]:
+def with_input(form: Format = PLAIN) -> str:
+    """The next-item prompt in BIGRec's structure: what to do, then the history in a block of its own, items in quotes."""
+    if form is PLAIN:
+        return f"{PREAMBLE}### Instruction:\n{INSTRUCTION}\n\n### Input:\n{INPUT}\n\n### Response:\n"
+    return form.wrap(f"{INSTRUCTION}\n\n{INPUT}")
+
+
+def input_template(form: Format = PLAIN) -> Template:
+    """The same as text before and after the history; `TITLES_SEPARATOR` stands between its items."""
+    before, after = split(with_input(form), str)[0]
+    return Template(before, after, form.start)
+
+
+def all_text(tasks: tuple[str, ...] = (), *, as_input: bool = False) -> list[str]:
     """Every piece of prompt text, for tokenizers trained on the spot; of the first prompt alone without any task."""
+    if as_input:
+        return [*split(with_input(), str)[0], TITLES_SEPARATOR]
     if not tasks:
         return [NEXT_ITEM[0].before, NEXT_ITEM[0].after, SEPARATOR]
     prompts = [template.prompt for task in tasks for template in templates.every()[task]]

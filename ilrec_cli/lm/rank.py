@@ -138,4 +138,4 @@ def _one_after_another(steps: list[StepScores]) -> StepScores | None:
             log_prob_BKC = step(node_BK, token_BKC, log_prob_BKC)
         return log_prob_BKC
 
-    return every if steps else None
+    return every if len(steps) > 1 else next(iter(steps), None)

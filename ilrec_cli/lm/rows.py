@@ -121,9 +121,13 @@ class Rows:
 
     def prompts(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """(input_BS, mask_BS) of the prompts alone, padded on the left for decoding."""
-        prompt = self.prompt.take(rows)
-        width = int(prompt.length.max())
-        mask_BS = np.arange(width) >= width - prompt.length[:, None]
-        input_BS = np.full(mask_BS.shape, self.pad)
-        input_BS[mask_BS] = prompt.flat[prompt.places()]
-        return torch.from_numpy(input_BS), torch.from_numpy(mask_BS.astype(np.int64))
+        return left_padded(self.prompt.take(rows), self.pad)
+
+
+def left_padded(prompt: Runs, pad: int) -> tuple[Tensor, Tensor]:
+    """(input_BS, mask_BS) of prompts, padded on the left for decoding."""
+    width = int(prompt.length.max())
+    mask_BS = np.arange(width) >= width - prompt.length[:, None]
+    input_BS = np.full(mask_BS.shape, pad)
+    input_BS[mask_BS] = prompt.flat[prompt.places()]
+    return torch.from_numpy(input_BS), torch.from_numpy(mask_BS.astype(np.int64))

@@ -41,8 +41,11 @@ class Book(NamedTuple):
 
     def tokens(self, parts: Parts, chosen: Chosen) -> tuple[Runs, np.ndarray]:
         """(token runs of the examples, the node before each token)."""
-        place_K = self.units.take(units_of(parts, chosen)).places()
-        offsets = np.concatenate([[0], np.cumsum(self.sizes(parts, chosen))])
+        unit_G, row_G = units_of(parts, chosen)
+        units = self.units.take(unit_G)
+        place_K = units.places()
+        size_B = np.bincount(row_G, units.length, len(chosen.item_B)).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(size_B)])
         return Runs.of(self.units.flat[place_K], offsets), self.node[place_K]
 
 

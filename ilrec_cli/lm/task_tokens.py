@@ -66,14 +66,9 @@ class Tokens:
         self._places = self._units = 0
         self._known: dict[tuple[int, ...], int] = {}
         self.items = len(catalogue.length_I)
-        spaces_itself = _spaces_itself(tokenizer)
-        self.base = {"item": self._add_items(catalogue)}
-        for field, each in zip(TEXTS, texts, strict=True):
-            self.base[field] = self._add_texts(each)
-            # A text after a space begins with it, as it would if all were tokenised at once.
-            spaced = [f" {text}" if text else "" for text in each]
-            self.base[f" {field}"] = self.base[field] if spaces_itself else self._add_texts(spaced)
-        self.base["titles"], self.base["history"] = self.base["title"], self.base["item"]
+        self._texts = dict(zip(TEXTS, texts, strict=True))
+        self._spaces_itself = _spaces_itself(tokenizer)
+        self._base = {"item": self._add_items(catalogue)}
 
     def compile(self, templates: Sequence[Template]) -> tuple[Parts, Parts]:
         """(prompts, responses with their end token) of some templates."""
@@ -83,7 +78,7 @@ class Tokens:
             asked.append(self._parts(*prompts.split(template.prompt, self.form.wrap), start, []))
             pieces, fields = prompts.split(template.answer, str)
             if template.answer == "{item}":  # with its own end token, before which there is a trie node too
-                answered.append([(ITEM, self.base["item"] + self.items, -1)])
+                answered.append([(ITEM, self._base["item"] + self.items, -1)])
             else:
                 answered.append(self._parts(pieces, fields, [], [self.tokenizer.eos_token_id]))
         return _padded(asked), _padded(answered)
@@ -107,9 +102,26 @@ class Tokens:
             if field is not None:
                 separator = prompts.TITLES_SEPARATOR if field == "titles" else prompts.SEPARATOR
                 kind = KIND[field.strip()]
-                parts.append((kind, self.base[field], self._constant(self._encode(separator)) if kind == LIST else -1))
+                parts.append(
+                    (kind, self._base_of(field), self._constant(self._encode(separator)) if kind == LIST else -1)
+                )
         parts.append((CONST, self._constant(after), -1))
         return [part for part in parts if part != (CONST, self._constant([]), -1)]
+
+    def _base_of(self, field: str) -> int:
+        """The first unit of a field's values; texts are tokenised when a template first speaks of them.
+
+        A text after a space (named with one before it) begins with the space, as it would if all were tokenised at once.
+        """
+        name = {"history": "item", "titles": "title"}.get(field, field)
+        if self._spaces_itself:
+            name = name.strip()
+        if name not in self._base:
+            texts = self._texts[name.strip()]
+            self._base[name] = self._add_texts(
+                [f" {text}" if text else "" for text in texts] if name[0] == " " else texts
+            )
+        return self._base[name]
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
@@ -145,8 +157,8 @@ class Tokens:
         return base
 
 
-def units_of(parts: Parts, chosen: Chosen) -> np.ndarray:
-    """unit_G: the units of the examples, in their order."""
+def units_of(parts: Parts, chosen: Chosen) -> tuple[np.ndarray, np.ndarray]:
+    """(unit_G, row_G): the units of the examples, in their order."""
     kind_BP, base_BP, separator_BP = (each[chosen.template_B] for each in parts)
     index_BP = np.zeros_like(base_BP)
     for kind, index_B in ((ITEM, chosen.item_B), (PREFERENCE, chosen.preference_B), (QUERY, chosen.query_B)):
@@ -162,7 +174,7 @@ def units_of(parts: Parts, chosen: Chosen) -> np.ndarray:
     unit_G[item] += chosen.history.flat[chosen.history.start[row_G[item]] + nth_G[item] // 2]
     between = listed & (nth_G % 2 == 1)
     unit_G[between] = separator_BP.ravel()[part_G[between]]
-    return unit_G
+    return unit_G, row_G
 
 
 def sizes_of(parts: Parts, length_U: np.ndarray, chosen: Chosen) -> np.ndarray:

@@ -15,6 +15,7 @@ from ilrec_cli.lm.rows import Runs
 
 # Where each term applies (docs/tasks.md). L_CPO and L_CPD, or plain cross-entropy for SFT, are of every response token
 # of every form. L_CRR needs a response that is an item and a prompt that shows a user's history: there, True.
+# Choosing among candidates (lm/candidates.py) is a task alone: all terms, L_CRR over the row's candidates.
 REWARDED = {
     # task           form                     answer
     ("next_item", "history"): True,          # item

@@ -121,9 +121,10 @@ class Tree:
         return self._feed(token_BW, position_BW, self.ancestors_BWT)
 
     def branches(self, token_W: Tensor, depth_W: Tensor, ancestors_WW: Tensor) -> Tensor:
-        """A whole subtree at once, the same below every prompt, forgotten afterwards; hidden_BWD after each token.
+        """A whole subtree at once below every prompt, forgotten afterwards; hidden_BWD after each token.
 
-        ancestors_WW[i, j]: whether token j lies on the way from the prompt to token i, itself included.
+        ancestors_WW[i, j]: whether token j lies on the way from the prompt to token i, itself included. Tokens and
+        ancestors are the same for all prompts, or have a first axis for those of each prompt.
         """
         rows, prompt = self.prompt_BS.shape
         position_BW = self.length_B1 + depth_W
@@ -216,8 +217,8 @@ class Copies:
         for depth in torch.unique(depth_W).tolist():
             level_W = (depth_W == depth).nonzero()[:, 0]
             level = slice(int(level_W[0]), int(level_W[-1]) + 1)
-            parent_W = ancestors_WW[level, above].int().argmax(1) if depth else torch.zeros_like(level_W)
-            parts.append(self.extend(token_W[level].expand(rows, -1), parent_W.expand(rows, -1)))
+            parent_W = ancestors_WW[..., level, above].int().argmax(-1) if depth else torch.zeros_like(level_W)
+            parts.append(self.extend(token_W[..., level].expand(rows, -1), parent_W.expand(rows, -1)))
             above = level
         self.cache, self.mask_BS, self.width = kept
         return torch.cat(parts, 1)

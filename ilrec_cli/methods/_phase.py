@@ -19,6 +19,7 @@ class Phase(NamedTuple):
     epochs: int | None = None
     learning_rate: float | None = None
     weights: dict[str, float] | None = None  # of this loss's terms in the total
+    chooses: bool = False  # own data are there for candidate ranking too
     start: bool = False  # left out where the run starts from another one, --from
 
 

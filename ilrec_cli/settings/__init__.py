@@ -8,9 +8,11 @@ from ilrec_cli.settings.plan import Plan
 from ilrec_cli.settings.recommend import OpenModel, Recommend, Serve
 from ilrec_cli.settings.reproduce import Reproduce
 from ilrec_cli.settings.results import Demo, Doctor, Export, Report
+from ilrec_cli.settings.runs import DiffRuns, ListRuns, RemoveRuns, ShowRun
+from ilrec_cli.settings.sweep import Sweep
 from ilrec_cli.settings.train import Train
 
 __all__ = [
-    "AuditData", "BuildIds", "Compare", "ConvertData", "Demo", "Doctor", "Encoding", "Evaluate", "Export", "ExportIds", "ExtendIds", "FitCf",
-    "OpenModel", "Plan", "Preprocess", "Recommend", "Report", "ReportIds", "Reproduce", "Serve", "ShowData", "Train", "TrainCf", "TuneCf",
+    "AuditData", "BuildIds", "Compare", "ConvertData", "Demo", "DiffRuns", "Doctor", "Encoding", "Evaluate", "Export", "ExportIds", "ExtendIds", "FitCf",
+    "ListRuns", "OpenModel", "Plan", "Preprocess", "Recommend", "RemoveRuns", "Report", "ReportIds", "Reproduce", "Serve", "ShowData", "ShowRun", "Sweep", "Train", "TrainCf", "TuneCf",
 ]  # fmt: skip

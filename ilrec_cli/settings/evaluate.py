@@ -28,6 +28,12 @@ class Evaluate(OnUsers):
         "what a step's probabilities sum to one over [as trained: ids with train --vocab-scope ids, else vocab]",
         MODEL,
     ] = None
+    candidates: Annotated[
+        Literal["sum", "mean", "generate"] | None,
+        "rank each event's own candidates, not the catalogue: by the sum or mean of their log-probabilities, or by what the "
+        "model writes; collaborative models by their scores",
+        DATA,
+    ] = None
     template: Annotated[int, "which of the prompts that a run was trained with; 0 is the first", MODEL] = 0
     all_templates: Annotated[bool, "every prompt that a run was trained with: their mean, least and most", MODEL] = (
         False
@@ -90,7 +96,21 @@ class Evaluate(OnUsers):
             raise ValueError(f"exit_layer is '{layer}', expected a layer from 1 on, or all")
         if self.exact and self.limit_users and self.exact > self.limit_users:
             raise ValueError(f"exact is {self.exact}, expected at most --limit-users {self.limit_users}")
+        self._check_candidates()
         self._check_decode()
+
+    def _check_candidates(self) -> None:
+        """What plays no part where each event's own candidates are ranked."""
+        if self.candidates is None:
+            return
+        for name in ("exact", "cf_guidance"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"--candidates and --{name.replace('_', '-')} exclude each other")
+        if self.decode == "free" or self.seen_items == "removed":
+            other = "--decode free" if self.decode == "free" else "--seen-items removed"
+            raise ValueError(f"--candidates and {other} exclude each other")
+        if self.normalize == "trie":
+            raise ValueError("normalize is 'trie', expected vocab or ids with --candidates")
 
     def _check_decode(self) -> None:
         """What belongs to one way of decoding, and plays no part in the other."""

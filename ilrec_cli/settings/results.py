@@ -4,19 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ilrec_cli.config import Control
-from ilrec_cli.settings._base import DATA, MODEL, RUN, Common, Data, DType, at_least
+from ilrec_cli.settings._base import DATA, MODEL, RUN, Common, Data, DType, above, at_least
+
+FORMATS = ("html", "md", "tex", "csv", "svg", "png", "pdf")  # of a report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Common):
-    """Compare all evaluated runs of a dataset: a table here, a page with figures in a file."""
+    """Compare all evaluated runs of a dataset: a table here, a page with figures in a file, tables and figures for papers."""
 
     dataset: Annotated[str, "name of the dataset", DATA]
     data: Data = None
+    base: Annotated[str | None, "run that others are compared with [sft, else the first language model]", DATA] = None
+    explain: Annotated[
+        Literal["auto", "on", "off"],
+        "show how the tokens of a path looked layer by layer, for one user; auto: where the model is small",
+        MODEL,
+    ] = "auto"
+    formats: Annotated[
+        tuple[str, ...],
+        "what to write: html, and beside it in a folder md, tex, csv, and figures as svg, png, pdf",
+        Control,
+        RUN,
+    ] = ("html", "md", "tex", "csv")
+    watch: Annotated[
+        bool, "write it again whenever a training or an evaluation goes on, until Ctrl-C", Control, RUN
+    ] = False
+    every: Annotated[float, "seconds between two looks of --watch", Control, RUN] = 5.0
+    stop_after: Annotated[float | None, "end --watch after this many seconds (smoke tests)", Control, RUN] = None
     output: Annotated[Path | None, "the page [WORK/DATASET/report.html]", Control, RUN] = None
+
+    def __post_init__(self) -> None:
+        above(self, 0, "every")
+        at_least(self, 0, "stop_after")
+        unknown = [each for each in self.formats if each not in FORMATS]
+        if unknown or not self.formats:
+            raise ValueError(f"formats is '{','.join(self.formats)}', expected some of {', '.join(FORMATS)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,13 +70,20 @@ class Train(OnUsers):
     tasks: Annotated[
         tuple[str, ...],
         "tasks of a prompt per target, with so many examples (fusion:20000) or so many times their own number (fusion:0.5): "
-        "next_item,text_to_item,item_to_text,fusion,item_search,preference [next_item in its first wording; for "
-        "pretrained backbones, where items have codes and titles, all that the data allow, fusion:0.15]",
+        "next_item,text_to_item,item_to_text,fusion,item_search,preference; or candidates alone, to choose one of the items "
+        "that a prompt lists [next_item in its first wording; for pretrained backbones, where items have codes and titles, all that the data allow, fusion:0.15]",
         DATA,
     ] = ()
     chat: Annotated[bool, "prompts in the chat template of an instruct model", DATA] = False
+    prompt: Annotated[
+        Literal["instruction", "input"],
+        "input: the history in a block of its own, items in quotes: BIGRec's prompt, for titles",
+        DATA,
+    ] = "instruction"
     max_length: Annotated[
-        int, "tokens of the longest example of --tasks; longer ones are left out, and counted", DATA
+        int,
+        "tokens of the longest example of --tasks; longer ones are left out, and counted (of candidates: refused)",
+        DATA,
     ] = 2048
     vocab_scope: Annotated[
         Literal["vocab", "ids"],
@@ -140,4 +147,7 @@ class Train(OnUsers):
         if self.targets == "all" and (self.tasks or self.chat):
             given = "tasks" if self.tasks else "chat"
             raise ValueError(f"--{given} needs a prompt for every target: leave --targets all out")
+        if self.prompt == "input" and (self.tasks or self.targets == "all"):
+            given = "tasks" if self.tasks else "targets all"
+            raise ValueError(f"--prompt input is one wording of one prompt for every target: leave --{given} out")
         exclusive(self, "resume", "overwrite")

@@ -8,7 +8,7 @@ import torch
 
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm import backbone, prompts
+from ilrec_cli.lm import backbone, candidate_prompts, candidates, prompts
 from ilrec_cli.lm.adapters import Lora
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.tasks import known, parse
@@ -81,4 +81,8 @@ def _texts(data: Artifact, settings: Train) -> list[str]:
     """What a tokenizer from scratch is trained on: the catalogue's text where there is some, and the prompts."""
     items = data.table("items")
     columns = [items[name].to_pylist() for name in ("title", "description", "brand")]
-    return prompts.all_text(known(parse(settings.tasks))) + [text for column in columns for text in column if text]
+    if settings.tasks == (candidates.TASK,):
+        around = candidate_prompts.all_text()
+    else:
+        around = prompts.all_text(known(parse(settings.tasks)), as_input=settings.prompt == "input")
+    return around + [text for column in columns for text in column if text]

@@ -13,6 +13,7 @@ import torch
 
 from ilrec_cli import __version__, artifacts, devices
 from ilrec_cli.artifacts import Artifact
+from ilrec_cli.errors import UserError
 from ilrec_cli.lm.guidance import Guide
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.ranking import top_k
@@ -65,6 +66,10 @@ def opened(config: OpenModel, model: Artifact, kind: str, data: Artifact) -> Eng
     """The model of a folder, on its device."""
     device = devices.resolve(config.device)
     if kind == "cf":
+        if config.cf_guidance is not None:
+            raise UserError(
+                f"--cf-guidance guides the search of a language model; '{model.name}' scores every item itself"
+            )
         return Scores(_models.open_cf(model, data, device), device)
     ids = _inputs.ids_of_run(config, model, data)
     guide = None
@@ -85,7 +90,8 @@ def card(config: OpenModel, model: Artifact, kind: str, data: Artifact) -> dict[
     search: dict[str, Any] = {"beams": config.beams, "dtype": config.dtype}
     if kind == "run":
         search["normalize"] = _models.trained_scope(model, config.normalize)
-        search |= {} if config.cf_guidance is None else {"cf_guidance": config.cf_guidance, "cf": config.cf}
+        if config.cf_guidance is not None:
+            search |= {"cf_guidance": config.cf_guidance, "cf": _inputs.read_cf(config, data, config.cf).name}
     return {
         "run": model.name,
         "kind": kind,

@@ -27,9 +27,10 @@ from ilrec_cli.metrics import KS, ListCounts
 from ilrec_cli.provenance import provenance
 from ilrec_cli.ranking import LISTED, Rankings
 from ilrec_cli.schemas import TABLES
-from ilrec_cli.stages import _beam_recall, _chunks, _inputs, _protocol, _rankings, _texts
+from ilrec_cli.stages import _beam_recall, _candidate_sets, _chunks, _inputs, _protocol, _rankings, _texts
+from ilrec_cli.stages._candidate_sets import Sets
 from ilrec_cli.stages._summary import Judged, summary
-from ilrec_cli.stages._texts import Written
+from ilrec_cli.stages._texts import Named, Written
 from ilrec_cli.stages._workers import Workers
 
 VERSION = 2  # of metrics.json
@@ -39,7 +40,7 @@ COLUMNS = ("items", "scores", "rank", "first", "sharing")  # of a chunk
 class Opened(NamedTuple):
     """A model that ranks: (user_B, end_B) -> Rankings, or with the text it wrote; and which identifier each item has."""
 
-    rank: Callable[[np.ndarray, np.ndarray], Rankings | Written]
+    rank: Callable[[np.ndarray, np.ndarray], Rankings | Written | Named]
     leaf_I: np.ndarray
 
 
@@ -66,7 +67,12 @@ class Plan:
     @property
     def writes(self) -> bool:
         """Whether the model writes free text, which is kept."""
-        return self.rules.get("search") == "free"
+        return self.rules.get("search") in ("free", "names")
+
+    @cached_property
+    def sets(self) -> Sets | None:
+        """Every event's candidates, where they alone are ranked."""
+        return None if self.rules["candidates"] == _protocol.FULL else Sets.of(self.data)
 
     @property
     def listed(self) -> int:
@@ -81,6 +87,10 @@ class Plan:
                 f"{self.data.path}: the split '{self.rules['split']}' has no event (users need at least 3 interactions)"
             )
         chosen = _inputs.draw_users(events[1], self.rules.get("limit_users"), self.rules.get("users_drawn_by_seed", 0))
+        if self.sets is not None:
+            chosen &= self.sets.has(*events[1:])
+            if not chosen.any():
+                raise UserError(f"{self.data.path}: no event of the split '{self.rules['split']}' has candidates")
         order = np.argsort(events[0][chosen], kind="stable")
         return tuple(column[chosen][order] for column in events)
 
@@ -186,7 +196,6 @@ def _ranked(
 ) -> Iterator[tuple[int, dict[str, np.ndarray], float]]:
     """(chunk, columns, seconds) one after another; in a chunk long histories come first, and like lengths together."""
     _, user_E, end_E = plan.events
-    sharing_I = np.bincount(model.leaf_I)[model.leaf_I]
     target_E = targets(_inputs.sequences(plan.data), user_E, end_E)
     with console.bar(sum(chunk.stop - chunk.start for _, chunk in mine), plan.model.name) as forward:
         for index, chunk in mine:
@@ -202,12 +211,20 @@ def _ranked(
             target = target_E[chunk]
             same_leaf = np.where(item >= 0, model.leaf_I[item], -1) == model.leaf_I[target][:, None]
             first = np.where(same_leaf.any(1), same_leaf.argmax(1), -1)
-            columns = (item, score.astype(np.float32), rank, first, sharing_I[target])
+            sharing = _sharing(plan, model.leaf_I, (user_E[chunk], end_E[chunk]), target)
+            columns = (item, score.astype(np.float32), rank, first, sharing)
             texts = _texts.columns(*text) if text else {}
             yield index, dict(zip(COLUMNS, columns, strict=True)) | texts, time.perf_counter() - started
 
 
-def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Rankings | Written:
+def _sharing(plan: Plan, leaf_I: np.ndarray, events: tuple[np.ndarray, np.ndarray], target_E: np.ndarray) -> np.ndarray:
+    """How many of what is ranked have the target's identifier."""
+    if plan.sets is None:
+        return np.asarray(np.bincount(leaf_I)[leaf_I[target_E]])
+    return np.asarray((leaf_I[plan.sets.find(*events)] == leaf_I[target_E][:, None]).sum(1))
+
+
+def _guarded(plan: Plan, model: Opened, user_B: np.ndarray, end_B: np.ndarray) -> Rankings | Written | Named:
     """Rank a batch. Where memory does not suffice, say so: another search would be another result."""
     try:
         return model.rank(user_B, end_B)
@@ -242,17 +259,18 @@ def _merge(plan: Plan, scratch: Path, pace: dict[str, Any]) -> None:
         rank_E, first_E, sharing_E = (np.concatenate(column) for column in zip(*columns, strict=True))
         judged = Judged(user_E, rank_E, first_E, sharing_E, popularity_I[target_E], end_E)
         ambiguity = {"ambiguous_targets": int((sharing_E > 1).sum())} if plan.kind == "run" else {}
-        chunks = enumerate(_chunks.split(len(event_E), plan.batch_size))
-        written = (
-            _texts.write(aside, event_E, (_loaded(scratch, index, chunk)[0] for index, chunk in chunks))
-            if plan.writes
-            else {}
-        )
+        written, more = {}, {}
+        if plan.writes:
+            chunks = list(enumerate(_chunks.split(len(event_E), plan.batch_size)))
+            written = _texts.write(aside, event_E, (_loaded(scratch, *chunk)[0] for chunk in chunks))
+            more = _texts.figures((_loaded(scratch, *chunk)[0] for chunk in chunks), target_E)
+        parts = {} if plan.sets is None else _candidate_sets.seen(plan.data, target_E)
         judgement = {} if plan.searched is None else _beam_recall.judge(plan.searched, aside, plan.answered(plan.ks))
         artifacts.write_json(
             aside / "metrics.json",
             {"version": VERSION, "protocol": plan.rules, "ks": list(plan.ks), "events": len(event_E),
-             "users": len(np.unique(user_E)), **summary(judged, plan.ks, ambiguity=plan.kind == "run"),
+             "users": len(np.unique(user_E)),
+             **summary(judged, plan.ks, ambiguity=plan.kind == "run", more=more, parts=parts),
              "lists": counts.metrics(popularity_I), **ambiguity, **plan.more, **written, **judgement},
         )  # fmt: skip
         artifacts.write_text(aside / "log.jsonl", "".join(json.dumps(line) + "\n" for line in [*lines, pace]))

@@ -6,13 +6,13 @@ from typing import Any
 
 from ilrec_cli.console import Console
 from ilrec_cli.stages import _html
-from ilrec_cli.stages._html import GREY
+from ilrec_cli.stages._html import GREY, Drawing
 
 Found = dict[str, dict[str, Any]]  # name -> figures
 PURITY = {
-    "brand": "pairs of one prefix with the same brand",
-    "category": "pairs of one prefix with the same category",
-    "neighbours": "of the 10 nearest items, share with the same prefix",
+    "brand": "pairs of one prefix\nwith the same brand",
+    "category": "pairs of one prefix\nwith the same category",
+    "neighbours": "of the 10 nearest items,\nshare with the same prefix",
 }
 
 
@@ -20,39 +20,37 @@ def render(dataset: str, found: Found, rows: list[tuple[str, list[str]]], consol
     """The page's text. Without matplotlib the figures are left out, and the page says so."""
     figures = _html.can_draw(console)
     items = next(iter(found.values()))["items"]
-    drawings = _drawings(found) if figures else []
     return _html.page("ids_report.html.jinja", dataset=dataset, items=items, names=list(found), rows=rows,
-                      drawings=drawings, figures=figures)  # fmt: skip
+                      drawings=drawings(found) if figures else [], figures=figures)  # fmt: skip
 
 
-def _drawings(found: Found) -> list[dict[str, str]]:
+def drawings(found: Found) -> list[Drawing]:
+    """Use of codes, the tree and, where something is known of the items, what those of one prefix share."""
     colours = _html.colours(found)
-    drawings = [
-        {
-            "title": "Use of codes",
-            "text": "Left: codes that occur, of those the codebook has. Right: entropy of each level's codes, of the "
+    drawn = [
+        Drawing(
+            "ids-codes",
+            "Left: codes that occur, of those the codebook has. Right: entropy of each level's codes, of the "
             "largest there could be: 100 % when all are used equally.",
-            "svg": _use(found, colours),
-        },
-        {
-            "title": "The tree",
-            "text": "Left: prefixes there are at each depth. Right: children of a node at each depth, on average: where it "
+            *_use(found, colours),
+            title="Use of codes",
+        ),
+        Drawing(
+            "ids-tree",
+            "Left: prefixes there are at each depth. Right: children of a node at each depth, on average: where it "
             "is near 1, the token is decided by those before it.",
-            "svg": _tree(found, colours),
-        },
+            *_tree(found, colours),
+            title="The tree",
+        ),
     ]
     if any(figures["purity"] for figures in found.values()):
-        drawings.append(
-            {
-                "title": "Do items that share a prefix share more?",
-                "text": "Dots: what was found. Bands: 95 % of random assignments with prefixes of the same sizes.",
-                "svg": _purity(found, colours),
-            }
-        )
-    return drawings
+        caption = "Dots: what was found. Bands: 95 % of random assignments with prefixes of the same sizes."
+        title = "Do items that share a prefix share more?"
+        drawn.append(Drawing("ids-purity", caption, *_purity(found, colours), title=title))
+    return drawn
 
 
-def _use(found: Found, colours: dict[str, str]) -> str:
+def _use(found: Found, colours: dict[str, str]) -> tuple[str, Any]:
     figure, axes = _html.figure(rows=1, columns=2, height=2.8)
     levels = [str(level + 1) for level in range(max(len(figures["levels"]) for figures in found.values()))]
     for axis, key, title in zip(axes, ("usage", "entropy"), ("codes used", "entropy of codes"), strict=True):
@@ -64,7 +62,7 @@ def _use(found: Found, colours: dict[str, str]) -> str:
     return _finished(figure, axes, f"Use of codes per level of {', '.join(found)}")
 
 
-def _tree(found: Found, colours: dict[str, str]) -> str:
+def _tree(found: Found, colours: dict[str, str]) -> tuple[str, Any]:
     figure, axes = _html.figure(rows=1, columns=2, height=2.8)
     for name, figures in found.items():
         style = {"color": colours[name], "label": name, "marker": "o", "markersize": 4}
@@ -74,12 +72,15 @@ def _tree(found: Found, colours: dict[str, str]) -> str:
     for axis, title in zip(axes, ("prefixes", "children of a node, mean"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.get_minor_locator().set_params(subs=(2, 5))
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.set_xlabel("depth", fontsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)
     return _finished(figure, axes, f"Prefixes per depth and children per node of {', '.join(found)}")
 
 
-def _purity(found: Found, colours: dict[str, str]) -> str:
+def _purity(found: Found, colours: dict[str, str]) -> tuple[str, Any]:
     kinds = [
         kind for kind in PURITY if any(row["of"] == kind for figures in found.values() for row in figures["purity"])
     ]
@@ -101,9 +102,9 @@ def _purity(found: Found, colours: dict[str, str]) -> str:
     return _finished(figure, axes, f"Purity of prefixes per depth, against chance, of {', '.join(found)}")
 
 
-def _finished(figure: Any, axes: list[Any], description: str) -> str:
+def _finished(figure: Any, axes: list[Any], description: str) -> tuple[str, Any]:
     figure.legend(*_html.legend(axes), loc="outside lower center", ncols=3, fontsize=8, frameon=False, labelcolor=GREY)
-    return _html.svg(figure, description)
+    return description, figure
 
 
 def _hundred(share: float | None) -> float | None:

@@ -197,6 +197,16 @@ def training_popularity(data: Artifact) -> np.ndarray:
     return np.bincount(all_.items[training], minlength=data.json("card.json")["statistics"]["items"])
 
 
+def seen_in_training(data: Artifact) -> np.ndarray:
+    """True for the items that occur in a training part, or are shown before one."""
+    all_, shown = sequences(data), data.json("card.json")["max_history"]
+    start, stop = (np.repeat(each, all_.lengths) for each in training_part(data))
+    place = np.arange(len(all_.items)) - np.repeat(all_.offsets[:-1], all_.lengths)
+    seen = np.zeros(data.json("card.json")["statistics"]["items"], dtype=bool)
+    seen[all_.items[(place >= start - shown) & (place < stop)]] = True
+    return seen
+
+
 def item_order(data: Artifact) -> np.ndarray:
     """The place of every item among all, by original id: items are numbered so."""
     return np.arange(data.json("card.json")["statistics"]["items"])

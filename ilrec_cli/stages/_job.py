@@ -17,8 +17,9 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
-from ilrec_cli.lm import backbone, layer_probe
+from ilrec_cli.lm import backbone, candidates, layer_probe
 from ilrec_cli.lm.backbone import Backbone
+from ilrec_cli.lm.candidates import CandidateExamples
 from ilrec_cli.lm.examples import Batch, Catalogue, Examples, Layout
 from ilrec_cli.lm.heads import LayerHeads
 from ilrec_cli.lm.loop import Job
@@ -30,7 +31,7 @@ from ilrec_cli.lm.task_rows import TaskRows
 from ilrec_cli.metrics import ranking_metrics
 from ilrec_cli.ranking import Rankings
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _backbones, _inputs, _models, _processes, _run_folder, _tasks
+from ilrec_cli.stages import _backbones, _candidate_job, _inputs, _models, _processes, _run_folder, _tasks
 from ilrec_cli.trie import ItemTrie
 
 VALIDATION_SEED = 2024  # the validation sample is the same for every run, whatever its seed
@@ -57,7 +58,7 @@ class Prepared(NamedTuple):
     parallel: Parallel
     examples: Examples
     phases: list[Callable[[], Job]]  # called when a phase begins
-    rows: TaskRows | None  # of --tasks, instead of the examples
+    rows: TaskRows | CandidateExamples | None  # of --tasks, instead of the examples
     notes: list[str]  # what --tasks left out
 
 
@@ -72,7 +73,11 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     layout = _layout(task, opened)
     examples = make_examples(settings, data, items, layout)
-    rows, notes = make_rows(settings, data, items, opened.tokenizer)
+    every = task.method.phases(task.options)
+    phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
+    rows, notes = None, list[str]()
+    if any(phase.data == "next_item" for phase in phases) or settings.tasks == (candidates.TASK,):
+        rows, notes = make_rows(settings, data, items, opened.tokenizer)
     model = supervised(task, opened, items)
     model.check_phi()
     model.task_names = rows.names if rows else ()
@@ -81,9 +86,12 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
-    validate = _validation(settings, data, parallel, items, layout)
-    every = task.method.phases(task.options)
-    phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
+    choices = rows if isinstance(rows, CandidateExamples) else None
+    if choices is not None:
+        rewards = None if rewards is None else _candidate_job.reward_source(scorer, items, accelerator.device)
+        validate = _candidate_job.validation(settings, data, parallel, choices)
+    else:
+        validate = _validation(settings, data, parallel, items, layout)
 
     def job(index: int) -> Job:
         phase = phases[index]
@@ -92,7 +100,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
         material = Material(
             settings, task.options, examples, popularity, parallel, place, index,
             max_history=data.json("card.json")["max_history"], scorer=scorer and scorer.scores,
-            vectors=_models.vectors(task.parents["ids"]), console=Console.of(settings),
+            vectors=_models.vectors(task.parents["ids"]), choices=choices, console=Console.of(settings),
         )  # fmt: skip
         return Job(
             parallel=parallel,
@@ -183,10 +191,14 @@ def make_examples(settings: Train, data: Artifact, items: Catalogue, layout: Lay
     return Examples(sequences, training_windows(sequences, stop, max_history, start), items, layout)
 
 
-def make_rows(settings: Train, data: Artifact, items: Catalogue, tokenizer: Any) -> tuple[TaskRows | None, list[str]]:
+def make_rows(
+    settings: Train, data: Artifact, items: Catalogue, tokenizer: Any
+) -> tuple[TaskRows | CandidateExamples | None, list[str]]:
     """Examples of --tasks and what was left out; none where the run has the next-item task in one wording."""
     if not settings.tasks:
         return None, []
+    if settings.tasks == (candidates.TASK,):
+        return _candidate_job.make_examples(settings, data, items, tokenizer, _training_events(settings, data)), []
     return _tasks.make_rows(settings, data, items, tokenizer, *_training_events(settings, data))
 
 
@@ -195,7 +207,10 @@ def _training_events(settings: Train, data: Artifact) -> tuple[np.ndarray, np.nd
     _, user, end = _inputs.events(data, "train")
     chosen = _inputs.draw_users(user, settings.limit_users, settings.seed)
     if not chosen.any():
-        raise UserError(f"{data.path}: there is no training target (users need at least 4 interactions for one)")
+        raise UserError(
+            f"{data.path}: there is no training target (users need at least 4 interactions for one; candidate files a file "
+            "for training, or preprocess -o valid_share=0.1)"
+        )
     return user[chosen], end[chosen]
 
 

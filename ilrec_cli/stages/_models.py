@@ -76,6 +76,11 @@ def catalogue(ids: Artifact, tokenizer: Any) -> Catalogue:
 def trained_layouts(run: Artifact) -> list[Layout]:
     """How a run's histories become tokens: one for each next-item prompt that it was trained with."""
     found = run.json("layout.json")
+    if "candidates" in found:
+        raise UserError(
+            f"'{run.name}' was trained to choose among candidates, not to rank the catalogue. "
+            "Evaluate it with --candidates sum, mean or generate"
+        )
     return [Layout.from_dict(each) for each in found.get("templates", [found])]
 
 

@@ -17,6 +17,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone, budget, shapes
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.budget import Pass, Shape
+from ilrec_cli.lm.candidates import CandidateExamples
 from ilrec_cli.lm.examples import Catalogue, Examples
 from ilrec_cli.lm.task_rows import TaskRows
 from ilrec_cli.settings import Plan
@@ -64,6 +65,10 @@ def open_examples(task: Task, opened: Backbone) -> Examples | TaskRows:
     settings, data = task.settings, task.parents["data"]
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     rows, _ = _job.make_rows(settings, data, items, opened.tokenizer)
+    if isinstance(rows, CandidateExamples):
+        raise UserError(
+            "--tasks candidates: its prompts are not planned for; a trial with --max-steps shows what they take"
+        )
     return rows or _job.make_examples(settings, data, items, _tasks.layouts(settings, opened.tokenizer)[0])
 
 

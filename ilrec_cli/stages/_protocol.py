@@ -10,11 +10,14 @@ from ilrec_cli.settings.evaluate import TEXT_TOKENS
 # Present for language models alone: how their list is found. Collaborative models score every item.
 SEARCH = ("search", "beams", "normalize", "length_penalty", "dtype", "templates", "aggregation", "template", "exit_layer",
           "cf_guidance", "cf", "text_beams", "max_new_tokens", "grounding", "embedding", "duplicates", "adjust", "gamma")  # fmt: skip
+FULL = "full catalogue"
 
 
-def of_cf(split: str, *, limit_users: int | None = None, seed: int = 0, seen_items: str = "ranked") -> dict[str, Any]:
-    """The protocol of a collaborative model."""
-    rules: dict[str, Any] = {"split": split, "candidates": "full catalogue", "seen_items": seen_items}
+def of_cf(
+    split: str, *, limit_users: int | None = None, seed: int = 0, seen_items: str = "ranked", ranked: str = FULL
+) -> dict[str, Any]:
+    """The protocol of a collaborative model; `ranked`: what is."""
+    rules: dict[str, Any] = {"split": split, "candidates": ranked, "seen_items": seen_items}
     if limit_users is not None:
         rules |= {"limit_users": limit_users, "users_drawn_by_seed": seed}
     return rules
@@ -28,6 +31,27 @@ def of_lm(config: Evaluate, *, exit_layer: int | None = None, template: int = 0)
     search |= {"template": template} if template else {}
     guided = {} if config.cf_guidance is None else {"cf_guidance": config.cf_guidance, "cf": config.cf}
     return rules | search | ({} if exit_layer is None else {"exit_layer": exit_layer}) | guided
+
+
+def of_candidates(config: Evaluate, count: int, *, exit_layer: int | None = None, template: int = 0) -> dict[str, Any]:
+    """The protocol of a language model that ranks so many candidates of each event.
+
+    By the sum of log-probabilities divided by (tokens ** length_penalty), or by the name that it writes, greedily.
+    """
+    rules = of_cf(config.split, limit_users=config.limit_users, seed=config.seed, ranked=of_each_event(count))
+    if config.candidates == "generate":
+        rules |= {"search": "names", "text_beams": 1}
+    else:
+        rules |= {"search": "scores", "normalize": config.normalize,
+                  "length_penalty": 1.0 if config.candidates == "mean" else 0.0}  # fmt: skip
+    rules |= {"dtype": config.dtype, "templates": 1, "aggregation": "none"}
+    rules |= {"template": template} if template else {}
+    return rules | ({} if exit_layer is None else {"exit_layer": exit_layer})
+
+
+def of_each_event(count: int) -> str:
+    """What is ranked, where not the catalogue is."""
+    return f"{count} of each event"
 
 
 def of_text(config: Evaluate, grounding: str, embedding: str) -> dict[str, Any]:
@@ -57,11 +81,11 @@ def exact(rules: dict[str, Any], users: int, seed: int) -> dict[str, Any]:
 def folder(rules: dict[str, Any]) -> str:
     """test-full, test-full-beam20-vocab, test-full-exact-beam20-vocab-n100-s0, test-full-unseen, valid-full-n500-s0,
     test-full-beam20-vocab-template3, test-full-beam20-vocab-mean17, test-full-beam20-vocab-cf0.5-sasrec,
-    test-full-free-beam4-base, test-full-free-beam4-base-popularity-gauto."""
-    parts = [rules["split"], "full"]
+    test-full-free-beam4-base, test-full-free-beam4-base-popularity-gauto, test-cand20, test-cand20-sum-vocab,
+    test-cand20-mean-vocab-template3, test-cand20-names."""
+    parts = [rules["split"], "full" if rules["candidates"] == FULL else f"cand{rules['candidates'].split()[0]}"]
     if "search" in rules:
-        parts += [rules["search"]] if rules["search"] != "beams" else []
-        parts += _of_text(rules) if rules["search"] == "free" else [f"beam{rules['beams']}", rules["normalize"]]
+        parts += _found(rules)
         parts += [f"template{rules['template']}"] if rules.get("template") else []
         parts += [f"cf{rules['cf_guidance']}", rules["cf"]] if "cf_guidance" in rules else []
         parts += [rules["dtype"]] if rules["dtype"] != "float32" else []
@@ -73,6 +97,18 @@ def folder(rules: dict[str, Any]) -> str:
     return "-".join(parts)
 
 
+def _found(rules: dict[str, Any]) -> list[str]:
+    """How a list was found."""
+    search = rules["search"]
+    if search == "free":
+        return [search, *_of_text(rules)]
+    if search == "names":
+        return [search]
+    if search == "scores":
+        return ["mean" if rules["length_penalty"] else "sum", rules["normalize"]]
+    return [*([search] if search != "beams" else []), f"beam{rules['beams']}", rules["normalize"]]
+
+
 def words(rules: dict[str, Any]) -> str:
     """How lists were found, for a column of a table."""
     if "search" not in rules:
@@ -81,8 +117,13 @@ def words(rules: dict[str, Any]) -> str:
         return f"text of beam {rules['text_beams']}, nearest titles" + (
             f", by {rules['adjust']}" if "adjust" in rules else ""
         )
-    found = "every item scored" if rules["search"] == "exact" else f"beam {rules['beams']}"
-    found += f", {rules['normalize']}"
+    if rules["search"] == "names":
+        found = "names written"
+    elif rules["search"] == "scores":
+        found = f"{'mean' if rules['length_penalty'] else 'sum'} of log-probabilities, {rules['normalize']}"
+    else:
+        found = "every item scored" if rules["search"] == "exact" else f"beam {rules['beams']}"
+        found += f", {rules['normalize']}"
     found += f", template {rules['template']}" if rules.get("template") else ""
     found += f", layer {rules['exit_layer']}" if "exit_layer" in rules else ""
     found += f", {rules['cf_guidance']} with {rules['cf']}" if "cf_guidance" in rules else ""

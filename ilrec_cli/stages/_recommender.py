@@ -89,6 +89,7 @@ class Recommender:
         cls, run: str | Path, *, dataset: str | None = None, work: str | Path = "ilrec-work",
         data: str | Path | None = None, beams: int = 20, normalize: Literal["vocab", "ids", "trie"] | None = None,
         device: str = "auto", dtype: Literal["float32", "bfloat16"] = "float32", batch_size: int = 64,
+        cf_guidance: float | None = None, cf: str | None = None,
     ) -> Recommender:  # fmt: skip
         """A model by its folder (`ilrec-work/Instruments/runs/ilrec`, or `.../cf/sasrec`), or by name with `dataset`."""
         if dataset is None:
@@ -99,6 +100,7 @@ class Recommender:
             run, dataset, work = str(folder), folder.parents[1].name, folder.parents[2]
         where = OpenModel(dataset=dataset, work=Path(work), data=None if data is None else Path(data), run=str(run))
         where = replace(where, beams=beams, normalize=normalize, device=device, dtype=dtype, batch_size=batch_size)
+        where = replace(where, cf_guidance=cf_guidance, cf=cf)
         recommender = cls(where)
         assert recommender.engine is not None  # loaded now, so that the first answer takes no longer than others
         return recommender

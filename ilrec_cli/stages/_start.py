@@ -16,7 +16,7 @@ from ilrec_cli.stages import _inputs
 
 # What a model that is trained already decides. A setting that is given otherwise is refused.
 TAKEN = ("backbone", "hidden_size", "n_layers", "n_heads", "inner_size", "tuning", "lora_r", "lora_alpha", "lora_dropout",
-         "lora_targets", "lora_rslora", "quantize", "targets", "tasks", "chat", "vocab_scope")  # fmt: skip
+         "lora_targets", "lora_rslora", "quantize", "targets", "tasks", "chat", "prompt", "vocab_scope")  # fmt: skip
 
 
 def taken_over(config: Train, data: Artifact) -> tuple[Train, Artifact, Artifact]:

@@ -68,12 +68,18 @@ def collect(
     return keys, Sums(value_UC, np.concatenate([count_UG, np.ones((len(count_UG), 1))], 1), group_C)
 
 
-def summary(judged: Judged, ks: Iterable[int], *, ambiguity: bool) -> dict[str, Any]:
-    """{"metrics", "intervals", "slices"}; ambiguity-aware metrics where identifiers can be shared."""
+def summary(
+    judged: Judged, ks: Iterable[int], *, ambiguity: bool, more: Mapping[str, np.ndarray] | None = None,
+    parts: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """{"metrics", "intervals", "slices"}; ambiguity-aware metrics where identifiers can be shared.
+
+    `more`: further values of every event; `parts`: further slices.
+    """
     every = {name: each for name, each in values(judged, ks).items() if ambiguity or not name.startswith("expected")}
-    parts = masks(judged)
+    every, parts = {**every, **(more or {})}, {**masks(judged), **(parts or {})}
     flat = labelled(parts, len(judged.rank_E))
-    sliced = {name: each for name, each in every.items() if name.startswith(("hit", "ndcg"))}
+    sliced = {name: each for name, each in every.items() if name.startswith(("hit", "ndcg", *(more or ())))}
     figures = _figures(*collect(every, judged.user_E, {WHOLE: flat[WHOLE]}))
     # Means over events are taken over events, not added up by user: the last bits are those of the definition.
     figures[WHOLE]["metrics"] |= {name: float(each.mean()) for name, each in every.items() if "recall" not in name}

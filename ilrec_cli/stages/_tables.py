@@ -29,13 +29,12 @@ class Totals:
         self.per_split = np.zeros(len(splits.NAMES), dtype=np.int64)
         self.train_from: list[np.ndarray] = []
         self.train_to: list[np.ndarray] = []
-        self.last_event: list[np.ndarray] = []  # -1: the user has none, or it is for training
+        self.last_event: list[np.ndarray] = []  # -1: the user has none
         self.last_item: list[np.ndarray] = []
 
     def add(self, block: Block, split: splits.Splits) -> None:
         last = np.full(len(block.lengths), -1, dtype=np.int64)
-        held_out = split.split != splits.TRAIN
-        np.maximum.at(last, split.user[held_out], self.events + np.flatnonzero(held_out))
+        np.maximum.at(last, split.user, self.events + np.arange(len(split.user)))
         self.last_event.append(last)
         self.last_item.append(block.table["item"].to_numpy()[np.cumsum(block.lengths) - 1])
         self.train_from.append(split.train_from)
@@ -50,7 +49,7 @@ def write(
     folder: Path, made: Numbered, splitter: Splitter, offered: pl.DataFrame | None, config: Preprocess
 ) -> tuple[dict[str, Any], int]:
     """Write all tables; the statistics, and how many of the candidate sets that the source publishes (`offered`) fit no
-    held-out target."""
+    target."""
     totals = Totals()
     rng = np.random.default_rng([config.seed, 1])  # a stream of its own: other draws do not move it
     drawn = offered is None and config.candidates > 0
@@ -121,8 +120,8 @@ def _drawn_sets(
 
 
 def _published_sets(made: Numbered, totals: Totals, offered: pl.DataFrame) -> tuple[dict[str, Any] | None, int]:
-    """Candidates as the source gives them for the last event of each of its users, where that event is held out and its
-    target among them; None if no set is left. And how many fit no such event."""
+    """Candidates as the source gives them for the last event of each of its users, where the event's target is among
+    them; None if no set is left. And how many fit no such event."""
     events = made.users.select(
         pl.col("raw_id").alias("user"),
         event=np.concatenate(totals.last_event),

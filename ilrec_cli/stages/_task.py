@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from ilrec_cli import config as configs
 from ilrec_cli import plugins
+from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone
+from ilrec_cli.lm.candidates import TASK
 from ilrec_cli.settings import Train
 from ilrec_cli.stages import _inputs, _start, _tasks
 from ilrec_cli.stages._job import Task
@@ -29,6 +31,12 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
     parents = {"data": data, "ids": ids, **parents}
     config = replace(_tasks.decided(config, data, ids), method=plugins.short_name(method), learning_rate=rate)
     needs = method.needs(options)
+    if config.tasks == (TASK,) and not all(
+        phase.data == "next_item" or phase.chooses for phase in method.phases(options)
+    ):
+        raise UserError(
+            f"--tasks candidates: {config.method} makes rows of the next-item task; use sft, ilrec, or a method of pairs"
+        )
     if rewards and {"cf_scores", "cf_oracle"} & set(needs):
         parents["cf"] = _inputs.read_cf(config, data, config.cf)
     recorded = {**configs.as_dict(config, control=False), "options": configs.as_dict(options)}

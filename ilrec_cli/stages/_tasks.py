@@ -10,7 +10,8 @@ import numpy as np
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import Sequences
-from ilrec_cli.lm import backbone, prompts, tasks, templates
+from ilrec_cli.lm import backbone, candidates, prompts, tasks, templates
+from ilrec_cli.lm.candidates import CandidateLayout
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.rows import Runs
 from ilrec_cli.lm.task_rows import TaskRows
@@ -25,10 +26,14 @@ TITLE_END = " .!?,;:`"  # LC-Rec strips these signs from titles
 def decided(config: Train, data: Artifact, ids: Artifact) -> Train:
     """Settings with targets and tasks chosen; `UserError` for tasks that these data or identifiers do not allow."""
     tiny = backbone.is_tiny(config.backbone)
-    asked = bool(config.tasks) or config.chat
+    asked = bool(config.tasks) or config.chat or config.prompt == "input"
     targets = ("all" if tiny and not asked else "last") if config.targets == "auto" else config.targets
     chosen = config.tasks
-    if targets == "last" and not (tiny or chosen):
+    if any(spec.partition(":")[0] == candidates.TASK for spec in chosen):
+        if chosen != (candidates.TASK,):
+            raise UserError("--tasks candidates stands alone: its prompts list what there is to choose from")
+        return replace(config, targets="last")
+    if targets == "last" and not (tiny or chosen or config.prompt == "input"):
         chosen = _by_default(data, ids)
     _check(chosen, config, ids)
     return replace(config, targets=targets, tasks=chosen)
@@ -87,19 +92,34 @@ def layouts(settings: Train, tokenizer: Any) -> list[Layout]:
     """The prompts of the next-item task that a run is trained with; the first is what it is evaluated with."""
     if settings.targets == "all":
         return [Layout.stream(tokenizer)]
-    found = prompts.next_item(prompts.chosen(tokenizer, as_chat=settings.chat))
-    trained = found if "next_item" in tasks.known(tasks.parse(settings.tasks)) else found[:1]
+    form = prompts.chosen(tokenizer, as_chat=settings.chat)
+    if settings.prompt == "input":
+        return [Layout.prompt(tokenizer, prompts.input_template(form), prompts.TITLES_SEPARATOR)]
+    found = prompts.next_item(form)
+    several = settings.tasks != (candidates.TASK,) and "next_item" in tasks.known(tasks.parse(settings.tasks))
+    trained = found if several else found[:1]
     return [Layout.prompt(tokenizer, template) for template in trained]
 
 
-def record(settings: Train, tokenizer: Any) -> dict[str, Any]:
-    """What a run keeps of its prompts: the next-item ones as token ids and text, and a digest of all its tasks' texts."""
+def record(settings: Train, tokenizer: Any, start: Artifact | None) -> dict[str, Any]:
+    """What a run keeps of its prompts: the next-item ones as token ids and text, and a digest of all its tasks' texts.
+
+    Those of the run that it starts from, if it does: whatever the wording is today.
+    """
+    if start is not None:
+        kept = start.json("layout.json")
+        return {name: kept[name] for name in ("chat", "digest", "templates", candidates.TASK) if name in kept}
     if settings.targets == "all":
         return {}
     form = prompts.chosen(tokenizer, as_chat=settings.chat)
+    if settings.tasks == (candidates.TASK,):
+        return {"chat": settings.chat, candidates.TASK: CandidateLayout.of(tokenizer, form).as_dict()}
     names = tasks.known(tasks.parse(settings.tasks)) or ("next_item",)
     texts = [form.wrap(template.prompt) + template.answer for name in names for template in templates.every()[name]]
     first = [form.wrap(template.prompt) for template in templates.every()["next_item"]]
+    if settings.prompt == "input":
+        first = [prompts.with_input(form)]
+        texts = [first[0] + "{item}"]
     known = layouts(settings, tokenizer)
     return {
         "chat": settings.chat,

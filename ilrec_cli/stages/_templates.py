@@ -43,7 +43,7 @@ def _show(
     console: Console,
 ) -> None:  # fmt: skip
     console.say(f"{name}, prompt by prompt:")
-    shown = [metric for metric in SHOWN if metric in metrics]
+    shown = [metric for metric in SHOWN if metric in metrics]  # few beams answer for short lists alone
     rows: list[list[Any]] = [
         [str(number), *(values[metric] for metric in shown)] for number, values in enumerate(by_template)
     ]

@@ -24,13 +24,27 @@ class Written(NamedTuple):
     is_title_E: np.ndarray
 
 
-def columns(text_E: np.ndarray, is_title_E: np.ndarray) -> dict[str, np.ndarray]:
+class Named(NamedTuple):
+    """The same where the text is to name one of the event's candidates, which alone are listed.
+
+    `contained`: the only candidate whose name occurs in the text, -1 for none or several.
+    """
+
+    item_Ek: np.ndarray
+    score_Ek: np.ndarray
+    rank_E: np.ndarray
+    text_E: np.ndarray
+    is_title_E: np.ndarray
+    contained_E: np.ndarray
+
+
+def columns(text_E: np.ndarray, is_title_E: np.ndarray, *contained_E: np.ndarray) -> dict[str, np.ndarray]:
     """Texts as rows of bytes, for files that hold numbers."""
     rows = [text.encode() for text in text_E]
     byte_EW = np.full((len(rows), max(map(len, rows), default=0)), FILL, dtype=np.uint8)
     for row, data in enumerate(rows):
         byte_EW[row, : len(data)] = np.frombuffer(data, dtype=np.uint8)
-    return {"text": byte_EW, "is_title": is_title_E}
+    return {"text": byte_EW, "is_title": is_title_E, **dict(zip(("contained",), contained_E, strict=False))}
 
 
 def write(folder: Path, event_E: np.ndarray, parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Any]:
@@ -50,6 +64,19 @@ def write(folder: Path, event_E: np.ndarray, parts: Iterable[Mapping[str, np.nda
             "empty": float(np.mean([not text for text in texts])),
         }
     }  # fmt: skip
+
+
+def figures(parts: Iterable[Mapping[str, np.ndarray]], target_E: np.ndarray) -> dict[str, np.ndarray]:
+    """Of every event: whether a candidate is named at all; and hit and validity by S-DPO's rule, the only candidate that
+    the text contains. (By what is named, a hit is hit@1.) Nothing where no candidates are to be named."""
+    columns = [(part["items"][:, 0], part["contained"]) for part in parts if "contained" in part]
+    if not columns:
+        return {}
+    named_E, contained_E = (np.concatenate(column) for column in zip(*columns, strict=True))
+    found = {
+        "valid": named_E >= 0, "substring_hit@1": contained_E == target_E, "substring_valid": contained_E >= 0,
+    }  # fmt: skip
+    return {name: each.astype(np.float64) for name, each in found.items()}
 
 
 def by_event(done: Artifact) -> dict[int, str]:

@@ -14,7 +14,7 @@ from ilrec_cli.settings import Demo
 DATASET = "Hobby_Shop"
 # More and smaller steps than the defaults: the shop has a thousandth of a real data set's interactions.
 CF = ["--epochs", "40", "--batch-size", "64", "--learning-rate", "2e-3"]
-LM = ["--epochs", "12", "--batch-size", "32"]
+LM = ["--epochs", "12", "--batch-size", "32", "--probe-layers", "all"]
 
 
 def run(config: Demo, command: Callable[[Sequence[str]], dict[str, Any]]) -> dict[str, Any]:

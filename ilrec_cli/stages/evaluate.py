@@ -18,7 +18,19 @@ from ilrec_cli.metrics import KS, REPORTED
 from ilrec_cli.ranking import MOST_BEAMS
 from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
-from ilrec_cli.stages import _chunks, _evaluation, _free, _inputs, _models, _protocol, _rankers, _templates, _workers
+from ilrec_cli.stages import (
+    _candidates,
+    _chunks,
+    _evaluation,
+    _free,
+    _inputs,
+    _models,
+    _protocol,
+    _rankers,
+    _templates,
+    _workers,
+)
+from ilrec_cli.stages._candidate_sets import Sets
 from ilrec_cli.stages._evaluation import Opened, Plan
 from ilrec_cli.stages._workers import Workers
 
@@ -69,11 +81,15 @@ def _evaluated(plan: Plan, job: Job, workers: Workers, console: Console) -> Foun
 def _jobs(config: Evaluate, data: Artifact, console: Console) -> dict[str, Job | _free.Asked]:
     """What is to be done, by the models' names. Whatever can be refused is refused here, before anything is ranked."""
     jobs: dict[str, Job | _free.Asked] = {}
+    sets = None if config.candidates is None else _offered(config, data, console)
     for path, kind in _chosen(config, data, console):
         model = artifacts.read(path, kind)
         model.require_parent(data, "data")
         label = model.name if model.name not in jobs else f"{model.name} ({KINDS[kind][0]})"
         _refuse(config, model, kind, data)
+        if sets is not None:
+            jobs[label] = _among_candidates(config, model, kind, data, sets.size)
+            continue
         if kind == "run" and config.decode == "free":
             jobs[label] = _free.asked(config, model, data, _ks(config))
             continue
@@ -98,7 +114,22 @@ def _chosen(config: Evaluate, data: Artifact, console: Console) -> list[tuple[Pa
         raise UserError(
             f"nothing to evaluate{stale} in {_inputs.dataset_dir(config)}. Run: ilrec train {_inputs.flags(config)}"
         )
-    return fitting
+    suited = [(path, kind) for path, kind in fitting if kind == "cf" or _candidates.suits(path, config.candidates)]
+    if len(suited) < len(fitting):
+        how = f"--candidates {config.candidates}" if config.candidates else "the full catalogue"
+        console.warn(f"{len(fitting) - len(suited)} runs were not trained for {how}; they are left out")
+    if not suited:
+        raise UserError(f"nothing is left to evaluate in {_inputs.dataset_dir(config)}. Choose how with --candidates")
+    return suited
+
+
+def _offered(config: Evaluate, data: Artifact, console: Console) -> Sets:
+    """The candidate sets; how many events have none is said."""
+    sets, (_, user, end) = Sets.of(data), _inputs.events(data, config.split)
+    missing = int((~sets.has(user, end)).sum())
+    if missing:
+        console.warn(f"{missing:,} of {len(user):,} {config.split} events have no candidates; they are left out")
+    return sets
 
 
 def _refuse(config: Evaluate, model: Artifact, kind: str, data: Artifact) -> None:
@@ -113,7 +144,7 @@ def _refuse(config: Evaluate, model: Artifact, kind: str, data: Artifact) -> Non
             f"--seen-items removed: '{model.name}' is a language model, whose search finds {config.beams} items, seen ones "
             "among them. Choose collaborative models with --run"
         )
-    if config.decode == "free":
+    if config.decode == "free" or config.candidates is not None:
         return
     if longest > config.beams:
         raise UserError(
@@ -157,6 +188,25 @@ def _language(config: Evaluate, model: Artifact, data: Artifact) -> Job:
     return Job(plans, layers, exact, lambda plan, device: _rankers.open_lm(plan, ids, device), config.all_templates)
 
 
+def _among_candidates(config: Evaluate, model: Artifact, kind: str, data: Artifact, count: int) -> Job:
+    """As for the catalogue, of each event's own candidates."""
+    ks, made = _ks(config), {"method": model.config["method"]} if kind == "run" else {"model": model.config["model"]}
+    if kind == "cf":
+        ranked = _protocol.of_each_event(count)
+        rules = [_protocol.of_cf(config.split, limit_users=config.limit_users, seed=config.seed, ranked=ranked)]
+        plan = Plan(model, data, rules[0], "cf", ks, _chunks.CHUNK, config.overwrite, made)
+        return Job([plan], [], None, _candidates.open_cf)
+    ids = _inputs.ids_of_run(config, model, data)
+    _candidates.refuse(config, model, ids)
+    config = replace(config, normalize=_models.trained_scope(model, config.normalize))
+    layers = _layers(config, model)
+    asked = range(_candidates.templates(model)) if config.all_templates else [config.template]
+    rules = [_protocol.of_candidates(config, count, exit_layer=layer, template=number)
+             for layer in layers for number in asked]  # fmt: skip
+    plans = [Plan(model, data, each, "run", ks, config.batch_size, config.overwrite, made) for each in rules]
+    return Job(plans, layers, None, lambda plan, device: _candidates.open_lm(plan, ids, device), config.all_templates)
+
+
 def _by_layer(config: Evaluate, label: str, job: Job, every: list[Found], console: Console) -> list[Found]:
     """A row for each of the layers, with its speed."""
     rows = [
@@ -191,6 +241,10 @@ def _ks(config: Evaluate) -> tuple[int, ...]:
 
 def _tell(config: Evaluate, results: dict[str, Found], exact: dict[str, Found], console: Console) -> None:
     """Print the tables and what to do next."""
+    if config.candidates is not None:
+        console.table(*_candidates.table(results))
+        _tell_more(config, results, console)
+        return
     wanted = (*REPORTED, *(f"{name}@{k}" for k in config.ks if k not in KS for name in ("hit", "ndcg")))
     shown = [metric for metric in wanted if any(metric in found["metrics"] for found in results.values())]
     console.table(
@@ -212,9 +266,18 @@ def _tell(config: Evaluate, results: dict[str, Found], exact: dict[str, Found], 
             f"\n{name}: of the {found['users']:,} users' best items by exact scores, the search found "
             + ", ".join(f"{share:.4f} of {k}" for k, share in found["beam_recall"].items())
         )
-    events = next(iter(results.values()))["events"]
-    console.say(f"\n{events:,} {config.split} events, full catalogue ranked, seen items {config.seen_items}")
+    _tell_more(config, results, console)
+
+
+def _tell_more(config: Evaluate, results: dict[str, Found], console: Console) -> None:
+    """What was ranked, and what to do next."""
+    found = next(iter(results.values()))
+    ranked = found["protocol"]["candidates"]
+    console.say(f"\n{found['events']:,} {config.split} events, {ranked} ranked, seen items {config.seen_items}")
     console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
     if len(results) > 1:
-        console.say(f"Is it real: ilrec compare {_inputs.flags(config)} {' '.join(list(results)[-2:])}")
+        last = list(results)[-2:]
+        if config.candidates is not None:
+            last = [f"{name}:{_protocol.folder(results[name]['protocol'])}" for name in last]
+        console.say(f"Is it real: ilrec compare {_inputs.flags(config)} {' '.join(last)}")
     console.say(f"Next: ilrec report {_inputs.flags(config)}")

@@ -60,7 +60,7 @@ def run(config: Export) -> dict[str, Any]:
             "quantize": (kept or {}).get("quantize", "none"),
             **same,
         }
-        artifacts.write_json(aside / "layout.json", source.layout.as_dict())
+        artifacts.write_json(aside / "layout.json", source.layout.as_dict() | _prompts(source.run))
         card = _model_card.describe(source.run, source.data, config.dataset, about)
         artifacts.write_text(aside / "README.md", _model_card.render(card, catalogue))
         artifacts.write_json(aside / MARK, card)
@@ -75,6 +75,12 @@ def run(config: Export) -> dict[str, Any]:
     return {"path": str(target), "form": form, **same}
 
 
+def _prompts(run: Artifact) -> dict[str, Any]:
+    """The wordings that the model knows, where it has prompts."""
+    kept = run.json("layout.json")
+    return {name: kept[name] for name in ("chat", "digest", "templates") if name in kept}
+
+
 def _source(config: Export) -> Source:
     data = _inputs.read_data(config)
     path, kind = _inputs.find_model(config, config.run)
@@ -82,7 +88,7 @@ def _source(config: Export) -> Source:
         raise UserError(f"--run {config.run} is a collaborative model; export writes language models: see --run")
     found = artifacts.read(path, kind)
     found.require_parent(data, "data")
-    layout = Layout.from_dict(found.json("layout.json"))
+    layout = _models.trained_layout(found)
     return Source(found, _inputs.ids_of_run(config, found, data), data, layout)
 
 

@@ -66,7 +66,7 @@ def _run(config: Preprocess, target: Path, spill: Spill) -> dict[str, Any]:
             "passes": found.passes,
         }
         if misfits:
-            card["dropped"]["published candidate sets that fit no held-out target"] = misfits
+            card["dropped"]["published candidate sets that fit no target"] = misfits
         card["dropped"] |= unsaid
         card["published"] = _published(config, statistics)
         artifacts.write_json(folder / "card.json", card)
@@ -85,7 +85,7 @@ def _say_candidates(config: Preprocess, raw: Raw, misfits: int, console: Console
     if raw.candidates is None:
         return
     if misfits == len(raw.candidates):
-        console.warn("no candidates.parquet: none of the published candidate sets fits a held-out target")
+        console.warn("no candidates.parquet: none of the published candidate sets fits a target")
     elif config.candidates:
         console.warn(f"--candidates {config.candidates} draws none: this source publishes its own sets, which are used")
 

@@ -1,37 +1,34 @@
-"""Everything that was evaluated on a dataset -> one table here, one self-contained page in a file."""
+"""Everything that was evaluated on a dataset -> a table here, a page, and the same as Markdown, LaTeX, CSV and figures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ilrec_cli import artifacts
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
-from ilrec_cli.json_log import read_log
 from ilrec_cli.metrics import REPORTED
 from ilrec_cli.settings import Report
-from ilrec_cli.stages import _evaluation, _inputs, _page, _protocol
+from ilrec_cli.stages import _html, _inputs, _page, _report_rows, _report_write
+from ilrec_cli.stages._report_rows import Groups, Row
+from ilrec_cli.stages._report_tables import PAIRED
+
+Command = Callable[[Sequence[str]], dict[str, Any]]
+SHARE = 4  # --watch rests this many times as long as it worked: the training has use for the processor
+WATCHED = ("*/*/eval/*/metrics.json", "*/*/train/log.jsonl", "*/*/train/manifest.json", "ids/*/manifest.json")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One evaluated model."""
-
-    name: str
-    kind: str  # the method or the collaborative model
-    search: str
-    metrics: dict[str, float]
-    log: list[dict[str, Any]]
-    is_lm: bool
-
-
-def run(config: Report) -> dict[str, Any]:
-    """Print a table per protocol and write the page."""
+def run(config: Report, command: Command) -> dict[str, Any]:
+    """Print a table per protocol and write the files; with --watch again whenever something changed."""
     console = Console.of(config)
-    data = _inputs.read_data(config)
-    groups = _collect(config, data.digest, console)
+    target = _target(config)
+    if config.watch:
+        return _watch(config, command, target, console)
+    groups = _collected(config, console)
     if not groups:
         raise UserError(
             f"nothing is evaluated in {_inputs.dataset_dir(config)}. Run: ilrec evaluate {_inputs.flags(config)}"
@@ -43,69 +40,86 @@ def run(config: Report) -> dict[str, Any]:
             [[row.name, row.search, *(row.metrics.get(name) for name in REPORTED)] for row in rows],
         )
         console.say()
+    written = _written(config, groups, command, target, console)
+    console.say(f"Report: {written[0]}" + (f"\nBeside it: {', '.join(map(str, written[1:]))}" if written[1:] else ""))
+    metrics = {title: {row.label: row.metrics for row in rows} for title, rows in groups.items()}
+    return {"path": str(written[0]), "files": list(map(str, written)), "metrics": metrics}
+
+
+def _target(config: Report) -> Path:
     target = config.output or _inputs.dataset_dir(config) / "report.html"
     if target.is_dir():
         raise UserError(f"--output {target} is a folder; name a file in it, such as {target / 'report.html'}")
-    page = _page.render(config.dataset, data.json("card.json"), groups, console)
+    return target
+
+
+def _collected(config: Report, console: Console) -> Groups:
+    return _report_rows.collect(config, _inputs.read_data(config).digest, console)
+
+
+def _written(config: Report, groups: Groups, command: Command, target: Path, console: Console) -> list[Path]:
+    """The files, the page first."""
+
+    def compare(base: Row, others: Sequence[Row]) -> list[dict[str, Any]]:
+        sides = [f"{row.train.parent}:{row.evaluation.name}" for row in (base, *others)]
+        versions = tuple(artifacts.read_manifest(row.evaluation)["digest"] for row in (base, *others))
+        return _compared(command, tuple(sides), versions, config.dataset, config.work)
+
+    if config.base is not None and not any(row.name == config.base for rows in groups.values() for row in rows):
+        known = dict.fromkeys(row.name for rows in groups.values() for row in rows)
+        raise UserError(f"--base {config.base}: no evaluated run of that name. There are: {', '.join(known)}")
+    figures = _html.can_draw(console)
+    content = _page.Maker(config, _inputs.read_data(config), groups, compare, figures=figures).content()
+    return _report_write.write(content, groups, target, config)
+
+
+@lru_cache(maxsize=64)
+def _compared(
+    command: Command, sides: tuple[str, ...], versions: tuple[str, ...], dataset: str, work: Path
+) -> list[dict[str, Any]]:
+    """What `ilrec compare` says; kept for --watch while the evaluations (`versions`) are the same."""
+    flags = ["--dataset", dataset, "--work", str(work), "--metrics", ",".join(PAIRED), "--quiet"]
+    return list(command(["compare", *sides, *flags])["comparisons"])
+
+
+def _watch(config: Report, command: Command, target: Path, console: Console) -> dict[str, Any]:
+    """Write again whenever a file that the report stands on changed; a line each time."""
+    started, seen, refreshed, took = time.monotonic(), None, 0, 0.0
+    console.say(f"Watching {_inputs.dataset_dir(config)}; Ctrl-C ends")
+    while True:
+        now = _stamps(_inputs.dataset_dir(config))
+        if now != seen:
+            seen, refreshed, began = now, refreshed + 1, time.monotonic()
+            console.say(
+                f"{time.strftime('%H:%M:%S')}  {_refreshed(config, command, target, console, first=refreshed == 1)}"
+            )
+            took = time.monotonic() - began
+        if config.stop_after is not None and time.monotonic() - started >= config.stop_after:
+            return {"path": str(target), "refreshed": refreshed}
+        time.sleep(max(config.every, SHARE * took))
+
+
+def _refreshed(config: Report, command: Command, target: Path, console: Console, *, first: bool) -> str:
+    """What was written; after the first time also why nothing was: a folder may be half replaced just now."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{target}: the folder cannot be made ({error.strerror}). Choose another --output") from error
-    artifacts.write_text(target, page)
-    console.say(f"Report: {target}")
-    metrics = {title: {_label(row, rows): row.metrics for row in rows} for title, rows in groups.items()}
-    return {"path": str(target), "metrics": metrics}
+        groups = _collected(config, console)
+        written = _written(config, groups, command, target, console)
+    except UserError as error:
+        if first:
+            raise
+        return f"not now: {error}"
+    models = len({row.name for rows in groups.values() for row in rows})
+    return f"{models} evaluated models  {written[0]}"
 
 
-def _label(row: Row, rows: list[Row]) -> str:
-    """The run's name, with its kind and search where the name alone does not tell the rows apart."""
-    alone = sum(other.name == row.name for other in rows) == 1
-    return row.name if alone else f"{row.name} ({row.kind}, {row.search})"
-
-
-def _collect(config: Report, data_digest: str, console: Console) -> dict[str, list[Row]]:
-    """Rows by protocol (search aside), collaborative models first; evaluations of other data versions stay out."""
-    groups: dict[str, list[Row]] = {}
-    outdated = 0
-    for kind, models in _inputs.models(config).items():
-        for name, train in models.items():
-            for folder in sorted((train.parent / "eval").glob("[!.]*")):
-                if not artifacts.exists(folder):
-                    continue
-                done = artifacts.read(folder, "eval")
-                model = artifacts.read_manifest(train)
-                if done.manifest["parents"].items() >= {"run": model["digest"], "data": data_digest}.items():
-                    result = done.json("metrics.json")
-                    if result.get("version") != _evaluation.VERSION:
-                        outdated += 1
-                        continue
-                    if result["protocol"].get("template"):  # one of many prompts: evaluate tells their mean
-                        continue
-                    row = _row(name, kind, model["config"], result, train)
-                    groups.setdefault(_title(result), []).append(row)
-    if outdated:
-        console.warn(
-            f"{outdated} evaluations are of an older ilrec; they are left out. Run: ilrec evaluate {_inputs.flags(config)}"
-        )
-    for rows in groups.values():
-        rows.sort(key=lambda row: (row.is_lm, row.metrics.get("ndcg@10", 0.0)))
-    return dict(sorted(groups.items(), key=lambda group: ("valid" in group[0], group[0])))
-
-
-def _row(name: str, kind: str, config: dict[str, Any], result: dict[str, Any], train: Path) -> Row:
-    log = read_log(train / "log.jsonl")
-    return Row(
-        name, config[_inputs.MADE_BY[kind]], _protocol.words(result["protocol"]), result["metrics"], log, kind == "run"
-    )
-
-
-def _title(result: dict[str, Any]) -> str:
-    """The protocol in words, but for how a model's list is found, which is a column of the table."""
-    rules = result["protocol"]
-    users = ""
-    if "limit_users" in rules:
-        users = f", {rules['limit_users']:,} users drawn by seed {rules['users_drawn_by_seed']}"
-    return (
-        f"{rules['split']} split, {result['events']:,} events{users}, {rules['candidates']}, "
-        f"seen items {rules['seen_items']}"
-    )
+def _stamps(root: Path) -> dict[str, tuple[int, int]]:
+    """Path -> (time, size) of what a report is made from."""
+    found = {}
+    for pattern in WATCHED:
+        for path in root.glob(pattern):
+            try:
+                stat = path.stat()
+            except OSError:  # gone between the listing and the look
+                continue
+            found[str(path)] = (stat.st_mtime_ns, stat.st_size)
+    return found

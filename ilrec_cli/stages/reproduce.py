@@ -87,6 +87,8 @@ def _plan(name: str, config: Reproduce, command: Invoke, console: Console) -> di
     rows, total, seen = [], 0.0, set[tuple[str, ...]]()
     steps, wanted = [], _wanted(table, config)
     for cell in table.cells:
+        if cell.why is None and cell not in wanted:
+            continue
         state, hours = _state(cell, shop), 0.0
         rough = False
         for step in cell.steps if cell in wanted and state == "missing" else ():
@@ -105,7 +107,9 @@ def _plan(name: str, config: Reproduce, command: Invoke, console: Console) -> di
     for cell in table.cells:
         if cell.why is not None:
             console.say(f"cannot be: {cell.label}: {cell.why}")
-    if not all(artifacts.exists(config.work / data["name"] / "data") for data in table.datasets.values()):
+    if "BIGRec" in table.grid["paradigms"] and not all(
+        artifacts.exists(config.work / data["name"] / "data") for data in table.datasets.values()
+    ):
         console.say("Not all data are there yet: whether their items have titles, which BIGRec needs, is not known.")
     console.say(
         f"\nAbout {_hours.words(total)} in all. (rough): no finished cell of this kind was measured in {config.work}\n"

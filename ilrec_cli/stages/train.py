@@ -49,7 +49,9 @@ def run(config: Train) -> dict[str, Any]:
             layers = {"candidate_layers": list(model.inner_layers)} if model.inner_layers else {}
             artifacts.write_json(
                 folder / "layout.json",
-                prepared.examples.layout.as_dict() | layers | _tasks.record(config, prepared.backbone.tokenizer),
+                prepared.examples.layout.as_dict()
+                | layers
+                | _tasks.record(config, prepared.backbone.tokenizer, task.parents.get("from")),
             )
             _write_costs(folder, task, progress)
             if model.layer_heads is not None:

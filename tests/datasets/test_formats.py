@@ -112,7 +112,7 @@ def test_candidate_rows_are_users_with_one_target(tmp_path: Path) -> None:
     assert raw.candidates["items"].to_list()[0] == ["Otis", "Hope", "Anna"]
 
 
-def test_published_sets_stand_with_held_out_targets_that_they_hold(tmp_path: Path, ilrec: Callable[..., Any]) -> None:
+def test_published_sets_stand_with_targets_that_they_hold(tmp_path: Path, ilrec: Callable[..., Any]) -> None:
     """Hope goes with the k-core, so that its users' last events have other targets than their sets were made for."""
     raw = tmp_path / "raw"
     candidates(raw)
@@ -130,16 +130,39 @@ def test_published_sets_stand_with_held_out_targets_that_they_hold(tmp_path: Pat
     sequences = data.table("sequences")["items"].to_pylist()
     events = {row["event"]: row for row in data.table("splits").to_pylist()}
     sets = data.table("candidates").to_pylist()
-    assert len(sets) == 4, "one of validation, three of test"
+    assert len(sets) == 6, "two of training, one of validation, three of test"
     for row in sets:
         event = events[row["event"]]
-        assert event["split"] != "train"
         assert sequences[event["user"]][event["end"]] in row["items"]
         assert [names[item] for item in row["items"]] == ["Otis", "Hope", "Anna"]
-    assert data.json("card.json")["dropped"]["published candidate sets that fit no held-out target"] == 3
-    done = ilrec(*flags, "--split", "ratio", "--split-ratio", "1,0,0", "--item-k", 0)
+    assert data.json("card.json")["dropped"]["published candidate sets that fit no target"] == 1
+    found = [
+        {"historyList": "Boris::Ray", "itemList": ["Hope", "Anna"], "trueSelection": name} for name in ("Hope", "Anna")
+    ]
+    for split in targets:  # what was chosen goes with the k-core, once each
+        (raw / f"Toys-{split}.json").unlink()
+    (raw / "Toys-val.json").write_text(json.dumps(found))
+    done = ilrec(*flags, "--item-k", 2, "--split", "leave-one-out")
     assert "no candidates.parquet" in done.err
     assert not (data.path / "candidates.parquet").exists()
+
+
+def test_a_share_of_the_validation_file_trains_where_there_is_no_other(
+    tmp_path: Path, ilrec: Callable[..., Any]
+) -> None:
+    raw = tmp_path / "raw"
+    candidates(raw)
+    (raw / "Toys-train.json").unlink()
+    found = [{"historyList": "Boris::Ray", "itemList": ["Otis", "Hope", "Anna"], "trueSelection": "Hope"}] * 10
+    (raw / "Toys-val.json").write_text(json.dumps(found))
+    flags = ["preprocess", "--dataset", "toys", "--work", tmp_path, "--raw-dir", raw]
+    assert ilrec(*flags, "-o", "valid_share=0.3").code == 0
+    data = artifacts.read(tmp_path / "toys" / "data", "data")
+    users = data.table("users")["raw_id"].to_pylist()
+    split = {users[row["user"]]: row["split"] for row in data.table("splits").to_pylist()}
+    assert [split[f"valid-{number:07d}"] for number in range(1, 11)] == ["train"] * 7 + ["valid"] * 3
+    assert len(data.table("candidates")) == 11
+    assert "more than 0" in ilrec(*flags, "-o", "valid_share=0").one_line()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "csv.gz"])

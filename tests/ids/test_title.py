@@ -118,6 +118,23 @@ def test_histories_and_answers_hold_the_very_same_ids(targets: str, tok: Any) ->
     assert batch.target_N.tolist() == supervised
 
 
+@pytest.mark.parametrize("as_chat", [False, True], ids=["plain", "chat"])
+def test_bigrecs_prompt_has_the_history_in_a_block_of_its_own(as_chat: bool, tok: Any) -> None:
+    tok.chat_template = "{% for message in messages %}<user>{{ message['content'] }}</user>{% endfor %}<assistant>"
+    made = catalogue(tok)
+    layout = Layout.prompt(tok, prompts.input_template(prompts.chosen(tok, as_chat=as_chat)), prompts.TITLES_SEPARATOR)
+    input_BS, mask_BS = layout.prompts(made, np.array([[1, 0, 4], [2, -1, -1]]))
+    rows = [tok.decode(row[mask.bool()]) for row, mask in zip(input_BS, mask_BS, strict=True)]
+    start = "" if as_chat or tok("a").input_ids[0] != tok.bos_token_id else "<s>"
+    for row, titles in zip(rows, ('"Tent for two", "Tent", "A </s> in a title"', '"傘 ☂ é"'), strict=True):
+        said = f"Recommend the item that this user will choose next.\n\n{{}}The user chose these items, the oldest first: {titles}"
+        block = (
+            f"An instruction follows. Give the answer that it asks for.\n\n### Instruction:\n{said}\n\n### Response:\n"
+        )
+        chat = f"<user>{said.format('')}</user><assistant>"
+        assert row == start + (chat if as_chat else block.format("### Input:\n"))
+
+
 def test_beams_over_titles_score_as_the_model_does(tok: Any) -> None:
     """Titles of all lengths, one inside another: a score is the sum of log-probabilities of path and end token."""
     made, model = catalogue(tok), llama(vocabulary=len(tok))

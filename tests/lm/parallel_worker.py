@@ -14,6 +14,7 @@ import torch
 from conftest import llama, qwen2
 from safetensors.torch import save_file
 from test_loop import SETTINGS, a_job, catalogue, run
+from test_rows import mixed_job
 
 from ilrec_cli import checkpoint
 from ilrec_cli.lm.decode import beam_search
@@ -73,6 +74,15 @@ def preference(folder: Path) -> None:
             (folder / f"{name}.json").write_text(json.dumps(progress.costs))
 
 
+def mixed(folder: Path) -> None:
+    """Two tasks, one of them without collaborative rewards; in the last batch one process has no row."""
+    for shard in (False, True):
+        name = f"mixed-{'shard' if shard else 'copy'}"
+        job = mixed_job(folder / name, replace(TWENTY, epochs=2, micro_batch=2), shard=shard)
+        run(job)
+        write(folder / f"{name}.safetensors", whole(job), job)
+
+
 def other_modes(folder: Path) -> None:
     """A checkpoint of one process goes on in shards; one of shards is left for one process."""
     job = a_job(folder / "from-one", replace(TWENTY, resume=True), shard=True)
@@ -123,6 +133,7 @@ if __name__ == "__main__":
     target = Path(sys.argv[1])
     parity(target)
     preference(target)
+    mixed(target)
     other_modes(target)
     decoding(target)
     torch.distributed.barrier()

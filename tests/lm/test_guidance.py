@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import brute_force_paths, llama
+from test_decode import prompts
 from torch import Tensor
 
-from ilrec_cli.lm.decode import beam_search
+from ilrec_cli.lm.decode import RowScores, beam_search
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.guidance import FLOOR, Guide
 from ilrec_cli.lm.rank import Ranker
@@ -107,6 +108,36 @@ def test_what_the_collaborative_model_rules_out_stays_possible() -> None:
     scorer.table_HI[:] = torch.tensor([0.0, -500.0, -500.0, 1.0])
     _, score_BK = beam_search(llama(), *PROMPTS, trie, beams=4, step_scores=Guide(scorer, 0.5).over(trie, HISTORY))
     assert (score_BK > -60).all(), "half of log 1e-20 is -23"
+
+
+def test_prompts_are_searched_apart_as_they_are_together() -> None:
+    """Forty prompts of mixed length, grouped and left out when done, against all of them to the end."""
+    rng = np.random.default_rng(5)
+    paths = brute_force_paths(rng, 60, range(3, 9), 6, END)
+    model, trie, (ids, mask) = llama(), ItemTrie.build(paths), prompts(rng, 40, longest=24)
+    history = torch.arange(40)[:, None]
+    guided = Guide(Scorer(60), 0.4).over(trie, history)
+    sizes: list[int] = []
+
+    class Watched(RowScores):
+        def __init__(self, inner: RowScores):
+            self.inner = inner
+
+        def __call__(self, node_BK: Tensor, token_BKC: Tensor, log_prob_BKC: Tensor) -> Tensor:
+            sizes.append(len(node_BK))
+            return self.inner(node_BK, token_BKC, log_prob_BKC)
+
+        def rows(self, row_B: Tensor) -> Watched:
+            return Watched(self.inner.rows(row_B))
+
+    expected = beam_search(model, ids, mask, trie, beams=4, step_scores=Watched(guided).__call__)
+    assert set(sizes) == {40}, "a plain function knows rows alone"
+    sizes.clear()
+    found = beam_search(model, ids, mask, trie, beams=4, step_scores=Watched(guided))
+    assert max(sizes) == 16, "groups of like length"
+    assert min(sizes) < 8, "less those that are done"
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-4)
+    assert torch.equal(found[0], expected[0])
 
 
 def test_columns_kept_free_for_wider_nodes_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from parallel_worker import TWENTY, pair_job, prompt
 from safetensors.torch import load_file
 from test_backbone import saved_base
 from test_loop import a_job, catalogue, run
+from test_rows import mixed_job
 
 from ilrec_cli import cli
 from ilrec_cli.json_log import read_log
@@ -68,6 +69,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str,
             assert progress.step == 20
             found[str(dtype)[6:] + name] = weights, folder
     return found
+
+
+@pytest.mark.parametrize("mode", ["copy", "shard"])
+def test_several_tasks_on_two_processes_are_those_on_one(together: Path, tmp_path: Path, mode: str) -> None:
+    """Each term is divided by its own count over both."""
+    expected, _ = run(mixed_job(tmp_path, replace(TWENTY, epochs=2, micro_batch=None)))
+    for name, value in load_file(together / f"mixed-{mode}.safetensors").items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-9, msg=name)
 
 
 TOLERANCE = {"float64": 1e-9, "float32": 0.01 * RATE * 20}

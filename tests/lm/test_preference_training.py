@@ -68,9 +68,9 @@ ROUNDS = ["--method", "sprec", "-o", "iterations=1", "-o", "pair_learning_rate=1
 def test_sprec_stopped_in_any_phase_goes_on_to_the_same_bits(
     own_world: Path, ilrec: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert train(ilrec, own_world, "straight", *ROUNDS).code == 0
-    straight = weights(own_world, "straight")
-    update, digest = Updater.update, run(own_world, "straight").digest
+    assert train(ilrec, own_world, "rounds", *ROUNDS).code == 0
+    straight = weights(own_world, "rounds")
+    update, digest = Updater.update, run(own_world, "rounds").digest
     for stop_after in (2, 5, 8):
 
         def counted(self: Updater, rows: Any, rate: float, step: int, *, after: int = stop_after, **more: Any) -> Any:
@@ -87,7 +87,7 @@ def test_sprec_stopped_in_any_phase_goes_on_to_the_same_bits(
         for key, value in straight.items():
             assert torch.equal(weights(own_world, name)[key], value), (stop_after, key)
         assert run(own_world, name).digest == digest
-        found, wanted = (run(own_world, each).json("cost.json")["phases"] for each in (name, "straight"))
+        found, wanted = (run(own_world, each).json("cost.json")["phases"] for each in (name, "rounds"))
         for mine, its in zip(found, wanted, strict=True):
             assert {key: mine[key] for key in its if "seconds" not in key} == {
                 key: its[key] for key in its if "seconds" not in key
@@ -97,7 +97,7 @@ def test_sprec_stopped_in_any_phase_goes_on_to_the_same_bits(
 def test_killed_while_a_phase_is_made_it_is_made_again(
     own_world: Path, ilrec: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert train(ilrec, own_world, "straight", *ROUNDS).code == 0
+    assert train(ilrec, own_world, "rounds", *ROUNDS).code == 0
     write = checkpoint.write_tensors
 
     def killed(path: Path, *arguments: Any, **named: Any) -> None:
@@ -110,7 +110,7 @@ def test_killed_while_a_phase_is_made_it_is_made_again(
         train(ilrec, own_world, "killed", *ROUNDS, "--quiet")
     monkeypatch.setattr(checkpoint, "write_tensors", write)
     assert train(ilrec, own_world, "killed", *ROUNDS, "--resume").code == 0
-    assert run(own_world, "killed").digest == run(own_world, "straight").digest
+    assert run(own_world, "killed").digest == run(own_world, "rounds").digest
 
 
 def test_from_a_run_its_weights_are_the_reference_and_its_settings_are_taken_over(

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_loop import SETTINGS, a_job, catalogue, run
 
+from ilrec_cli.json_log import read_log
 from ilrec_cli.lm.rows import Rows, Runs
 from ilrec_cli.lm.terms import Terms
 from ilrec_cli.methods.ilrec import Config, weights
@@ -90,11 +91,11 @@ def test_what_does_not_fit_together_is_refused() -> None:
         replace(rows, prompt=Runs.of_lists([[], [3], [3], [3]]))
 
 
-def mixed_job(folder: Path, settings_: Any = SETTINGS, rows: Rows | None = None) -> Any:
+def mixed_job(folder: Path, settings_: Any = SETTINGS, rows: Rows | None = None, **parallel: Any) -> Any:
     method = Config(lambda_cpd=0.1, mu_crr=0.3)
     rewards = reward_source(Scorer(), ITEMS.trie)
     return replace(
-        a_job(folder, settings_), source=rows or mixed_rows()[0], loss=make_loss(method), weights=weights(method),
+        a_job(folder, settings_, **parallel), source=rows or mixed_rows()[0], loss=make_loss(method), weights=weights(method),
         rewards=rewards,
     )  # fmt: skip
 
@@ -107,11 +108,13 @@ def test_any_split_of_a_batch_of_several_tasks_gives_the_same_update(tmp_path: P
         torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-9, msg=name)
 
 
-def test_each_term_is_the_mean_over_the_positions_that_have_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scope", ["trie", "all"])
+def test_each_term_is_the_mean_over_the_positions_that_have_it(tmp_path: Path, scope: str) -> None:
     """The gradient of one update against autograd on the formula L = L_CPO + lambda L_CPD + mu L_CRR."""
     from ilrec_cli.lm.steps import Updater
 
     job = mixed_job(tmp_path, replace(SETTINGS, micro_batch=4, clip=1e9))
+    job = replace(job, loss=make_loss(Config(lambda_cpd=0.1, mu_crr=0.3, crr_scope=scope)))
     updater = Updater(job.parallel, job.source, job.loss, job.weights, job.rewards, job.settings)
     rows = np.arange(16)
     gradients: list[torch.Tensor] = []
@@ -129,5 +132,18 @@ def test_each_term_is_the_mean_over_the_positions_that_have_it(tmp_path: Path) -
 
 def test_a_batch_without_any_rewards_trains(tmp_path: Path) -> None:
     rows, _ = mixed_rows(20, shown=0.0)
-    _, progress = run(mixed_job(tmp_path, replace(SETTINGS, epochs=1, log_every=1), rows))
+    job = mixed_job(tmp_path / "a", replace(SETTINGS, epochs=1, log_every=1), rows)
+    _, progress = run(job)
     assert progress.step == 2
+    log = read_log(tmp_path / "a" / "log.jsonl")
+    assert "crr" not in log[0]
+    assert log[0]["loss"] == pytest.approx(log[0]["cpo"] + 0.1 * log[0]["cpd"], rel=1e-9)
+    # Negatives that must continue an item: an answer in words has none, and its CPO is cross-entropy.
+    of_trie = Config(mu_crr=0.0, negatives_scope="trie")
+    job = mixed_job(tmp_path / "b", replace(SETTINGS, epochs=1, log_every=1), rows)
+    rewards = reward_source(None, ITEMS.trie)
+    run(replace(job, loss=make_loss(of_trie), weights=weights(of_trie), rewards=rewards))
+    for row in read_log(tmp_path / "b" / "log.jsonl"):
+        if "cpo" in row:
+            assert row["cpo"] == pytest.approx(row["ce"], rel=1e-9)
+            assert row["negatives"] == 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
+import task_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_of_kinds import KINDS, a_tokenizer
@@ -266,3 +269,27 @@ def test_what_has_no_text_or_is_too_long_is_left_out_and_said() -> None:
         build(tok, max_length=1)
     with pytest.raises(UserError, match=r"--tasks next_item: no example is left \(so few are asked for\)"):
         build(tok, amounts=":0.1")
+
+
+def test_golden_ids_and_labels_of_every_template() -> None:
+    """The very numbers, and that they are what is meant: a prompt without labels, then the answer to its end token."""
+    golden = json.loads(task_golden.FILE.read_text())
+    tok = task_golden.toy(golden["words"])
+    assert task_golden.examples(tok) == golden["examples"]
+    answers = {
+        "{item}": "<a_0><b_0>", "{title}": "tuner", "{description}": "it tunes", "{title}\n\n{description}": "tuner it tunes",
+        "{preference}": "likes wood",
+    }  # fmt: skip
+    found = [template for name in NAMES for template in templates.every()[name]]
+    for template, row in zip(found, golden["examples"].values(), strict=True):
+        answer = [*tok.encode(answers[template.answer], add_special_tokens=False), tok.eos_token_id]
+        filled = {"item": "<a_0><b_0>", "history": "<a_0><b_1>, <a_1><b_0>", "titles": 'oak drum", "steel strings',
+                  "title": "tuner", "description": "it tunes", "preference": "likes wood", "query": "a gift"}  # fmt: skip
+        cut = len(row["ids"]) - len(answer)
+        assert row["ids"][cut:] == row["labels"][cut:] == answer, template
+        assert set(row["labels"][:cut]) == {-100}
+        signs = re.compile(r"\w+|[^\w\s]")
+        tokens = tok.convert_ids_to_tokens(row["ids"][:cut])
+        assert "<unk>" not in tokens
+        assert signs.findall(" ".join(tokens)) == signs.findall(prompts.plain(template.prompt.format(**filled)))
+        assert (row["nodes"] == [-1] * len(answer)) != REWARDED[template.task, template.form]

@@ -127,7 +127,9 @@ LOSSES: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("margin", [-1e4, -90.0, 0.0, 90.0, 1e4])
-@pytest.mark.parametrize(("make", "config"), LOSSES, ids=str)
+@pytest.mark.parametrize(
+    ("make", "config"), LOSSES, ids=[type(config).__module__.rpartition(".")[2] for _, config in LOSSES]
+)
 def test_losses_and_gradients_are_finite_at_any_margin(
     make: Any, config: Any, margin: float, kind: torch.dtype
 ) -> None:

@@ -23,6 +23,14 @@ NAMES = {"train": "train", "val": "valid", "test": "test"}
 @dataclass(frozen=True, kw_only=True)
 class Config:
     separator: Annotated[str, "what stands between the items of a history"] = "::"
+    valid_share: Annotated[
+        float,
+        "share of the validation file's rows that validate, its last; the others train (LastFM has no training file)",
+    ] = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.valid_share <= 1:
+            raise ValueError(f"valid_share is {self.valid_share}, expected more than 0 and at most 1")
 
 
 def detect(folder: Path) -> bool:

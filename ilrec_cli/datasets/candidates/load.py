@@ -25,13 +25,14 @@ def load(folder: Path, dataset: str, config: candidates.Config, reading: Reading
         rows = _files.read_json(path)
         if not isinstance(rows, list):
             raise UserError(f"{path}: expected a list of rows, got {type(rows).__name__}")
+        trains = len(rows) - round(len(rows) * config.valid_share) if split == "valid" else 0
         for number, row in enumerate(rows, start=1):
             history, items, target = _checked(path, number, row, config, reading)
             if not history:
                 continue
-            user = f"{split}-{number:07d}"
+            user = f"{split}-{number:07d}"  # its file and row, whatever they are used for
             events += [(user, item, place, None) for place, item in enumerate(history)]
-            events.append((user, target, len(history), split))
+            events.append((user, target, len(history), "train" if number <= trains else split))
             offered["user"].append(user)
             offered["items"].append(items)
     table = pl.DataFrame(

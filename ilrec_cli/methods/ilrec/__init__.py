@@ -13,6 +13,12 @@ from typing import Annotated, Literal
 from ilrec_cli.methods._phase import Phase
 
 NEEDS = ("inner_layers", "cf_scores", "trie_tokens")
+_WEIGHTS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1)
+# Values that were searched: `ilrec sweep --grid NAME`. The paper's: Implementation Details and Table 6.
+GRIDS = {
+    "paper": {"alpha": (0.1, 0.5, 0.8, 1.0, 1.2), "beta": (0.005, 0.01, 0.05, 0.1, 0.2), "lambda_cpd": _WEIGHTS,
+              "mu_crr": _WEIGHTS},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,8 @@ class Config:
 
 
 def phases(config: Config) -> list[Phase]:
-    return [sft(), Phase("rosepo", "data:pairs", "loss:make_loss", config.pair_epochs, config.pair_learning_rate)]
+    of = config.pair_epochs, config.pair_learning_rate
+    return [sft(), Phase("rosepo", "data:pairs", "loss:make_loss", *of, chooses=True)]
 
 
 def needs(config: Config) -> tuple[str, ...]:

@@ -40,11 +40,11 @@ def phases(config: Config) -> list[Phase]:
     """Fine-tuning, then two phases a round; what a round's first phase generates is trained on in its second."""
     rounds = []
     for number in range(1, config.iterations + 1):
+        tune, of = (config.round_epochs, config.round_learning_rate), (config.pair_epochs, config.pair_learning_rate)
         rounds += [
-            Phase(f"sft {number}", "data:generated", "_sft:make_loss", config.round_epochs, config.round_learning_rate,
-                  {"ce": 1.0}),
-            Phase(f"dpo {number}", "data:pairs", "loss:make_loss", config.pair_epochs, config.pair_learning_rate),
-        ]  # fmt: skip
+            Phase(f"sft {number}", "data:generated", "_sft:make_loss", *tune, weights={"ce": 1.0}, chooses=True),
+            Phase(f"dpo {number}", "data:pairs", "loss:make_loss", *of, chooses=True),
+        ]
     return [sft(), *rounds]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ilrec_cli.lm.phases import Material
-from ilrec_cli.lm.preference import Pairs, prompts_of
+from ilrec_cli.lm.preference import Pairs, next_item, prompts_of
 from ilrec_cli.lm.steps import Source
 from ilrec_cli.methods import _negatives, _pairs
 
@@ -21,7 +21,7 @@ def generated(material: Material) -> Source:
         return {REJECTED: _negatives.own_mistakes(material, prompts, material.options.beams, 1, 1, rng)}
 
     material.kept(make)
-    return material.examples
+    return next_item(material)
 
 
 def pairs(material: Material) -> Pairs:

@@ -1,0 +1,145 @@
+"""How metrics move with a setting: runs that differ in it alone as a curve, in two of them as a heat map (Figure 5, Table 6)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from ilrec_cli.stages import _html
+from ilrec_cli.stages._html import GREY, Drawing
+from ilrec_cli.stages._report_rows import Row
+
+LEAST = 3  # values that make a curve
+METRIC = "ndcg@10"
+PANELS = 6
+
+
+class Curve(NamedTuple):
+    """One metric over the values of a setting; all else is equal."""
+
+    setting: str
+    points: list[tuple[Any, float, float, float]]  # value, mean over seeds, least, most
+
+
+class Plane(NamedTuple):
+    """One metric over the values of two settings; all else is equal."""
+
+    settings: tuple[str, str]
+    values: dict[tuple[Any, Any], float]
+
+
+def curves(rows: Sequence[Row]) -> list[Curve]:
+    """Every setting with several values among runs that agree in all else, the longest curves first."""
+    found = []
+    for setting, family in _families(rows, 1):
+        by_value: dict[Any, list[Row]] = {}
+        for row in family:
+            by_value.setdefault(_flat(row).get(setting[0]), []).append(row)
+        if len(by_value) >= LEAST:
+            found.append(Curve(setting[0], [_point(value, by_value[value]) for value in sorted(by_value, key=_order)]))
+    return sorted(found, key=lambda curve: (-len(curve.points), curve.setting))
+
+
+def planes(rows: Sequence[Row]) -> list[Plane]:
+    """Every pair of settings with at least two values each, all of whose combinations were run, the largest first."""
+    found = []
+    for settings, family in _families(rows, 2):
+        one, two = settings
+        cells: dict[tuple[Any, Any], list[float]] = {}
+        for row in family:
+            flat = _flat(row)
+            cells.setdefault((flat.get(one), flat.get(two)), []).append(row.metrics[METRIC])
+        sizes = [len({key[place] for key in cells}) for place in (0, 1)]
+        if min(sizes) > 1 and len(cells) == sizes[0] * sizes[1]:
+            found.append(Plane((one, two), {key: sum(each) / len(each) for key, each in cells.items()}))
+    return sorted(found, key=lambda plane: (-len(plane.values), plane.settings))[:PANELS]
+
+
+def draw(name: str, rows: Sequence[Row]) -> list[Drawing]:
+    """Curves and heat maps of what there is; nothing where runs do not differ so."""
+    rows = [row for row in rows if row.is_lm and METRIC in row.metrics]
+    drawn, maps = [], planes(rows)
+    mapped = {setting for plane in maps for setting in plane.settings}
+    if found := [curve for curve in curves(rows) if curve.setting not in mapped][:PANELS]:
+        figure, axes = _html.grid(len(found), 2.6)
+        for axis, curve in zip(axes, found, strict=False):
+            _draw_curve(axis, curve)
+        text = f"NDCG@10 by {', '.join(curve.setting for curve in found)}"
+        caption = "Runs that differ in this setting alone. Bars: 95 % intervals of one run, or the range over seeds."
+        drawn.append(Drawing(f"{name}-curves", caption, text, figure))
+    if maps:
+        figure, axes = _html.grid(len(maps), 3.2)
+        for axis, plane in zip(axes, maps, strict=False):
+            _draw_plane(axis, plane)
+        text = f"NDCG@10 by {'; '.join(' and '.join(plane.settings) for plane in maps)}"
+        drawn.append(Drawing(f"{name}-planes", "Runs that differ in these two settings alone.", text, figure))
+    return drawn
+
+
+def _draw_curve(axis: Any, curve: Curve) -> None:
+    places = range(len(curve.points))
+    axis.plot(places, [point[1] for point in curve.points], "o-", color=_html.COLOURS[0], markersize=4)
+    for place, (_, _, low, high) in zip(places, curve.points, strict=True):
+        axis.plot([place] * 2, [low, high], color=GREY, linewidth=1)
+    axis.set_xticks(places, [str(point[0]) for point in curve.points])
+    axis.set_title(f"NDCG@10 by {curve.setting}", fontsize=10)
+
+
+def _draw_plane(axis: Any, plane: Plane) -> None:
+    ones, twos = (sorted({key[place] for key in plane.values}, key=_order) for place in (0, 1))
+    grid = [[plane.values[one, two] for one in ones] for two in twos]
+    low, high = min(map(min, grid)), max(map(max, grid))
+    axis.imshow(grid, cmap="viridis", aspect="auto", origin="lower")
+    axis.grid(visible=False)
+    for y, line in enumerate(grid):
+        for x, value in enumerate(line):
+            ink = "black" if value - low > 0.5 * (high - low) else "white"
+            axis.text(x, y, f"{value:.4f}", ha="center", va="center", fontsize=8, color=ink)
+    axis.set_xticks(range(len(ones)), [str(one) for one in ones])
+    axis.set_yticks(range(len(twos)), [str(two) for two in twos])
+    axis.set_xlabel(plane.settings[0], fontsize=8)
+    axis.set_ylabel(plane.settings[1], fontsize=8, color=GREY)
+    axis.set_title("NDCG@10", fontsize=10)
+
+
+def _families(rows: Sequence[Row], free: int) -> list[tuple[tuple[str, ...], list[Row]]]:
+    """(settings, runs that agree in everything but these and the seed), for all that differ among the runs."""
+    flats = [(row, _flat(row)) for row in rows]
+    keys = sorted({key for _, flat in flats for key in flat})
+    varied = [key for key in keys if len({_text(flat.get(key)) for _, flat in flats}) > 1]
+    found = []
+    for settings in combinations(varied, free):
+        groups: dict[str, list[Row]] = {}
+        for row, flat in flats:
+            rest = {key: value for key, value in flat.items() if key not in settings}
+            groups.setdefault(_text({**rest, "search": row.search, "inputs": row.manifest["parents"]}), []).append(row)
+        found += [(settings, family) for family in groups.values()]
+    return found
+
+
+def _point(value: Any, rows: Sequence[Row]) -> tuple[Any, float, float, float]:
+    means = [row.metrics[METRIC] for row in rows]
+    ends = means if len(rows) > 1 else rows[0].intervals.get(METRIC, means)
+    return value, sum(means) / len(means), min(ends), max(ends)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """Every setting of a run but its seed, options among them."""
+    config = dict(row.manifest["config"])
+    options = config.pop("options", {})
+    flat = {**config, **options}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in flat.items() if key != "seed"}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then texts; of texts that end in a number (consecutive:3) by it."""
+    if isinstance(value, int | float):
+        return False, float(value), ""
+    stem, _, last = str(value).rpartition(":")
+    return True, float(last) if last.isdigit() else 0.0, stem or str(value)

@@ -1,0 +1,259 @@
+"""Candidate ranking by the command line: every figure is counted again, from the files alone and by other means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_LM, Finished
+
+from ilrec_cli import artifacts
+from ilrec_cli.lm.candidate_prompts import TEMPLATES, CandidateTemplate
+
+Run = Callable[..., Finished]
+ITEMS = 24
+# Some names lie inside others.
+NAMES = [f"Tune {chr(65 + place)}{' Live' if place % 5 == 0 else ''}" for place in range(ITEMS - 4)] + ["Tune", "Live", "A, B & C", "Tune A"]  # fmt: skip
+
+
+def files(folder: Path, offered: int = 6) -> Path:
+    """After each item comes the next; four in five times the target is one of the first half. Two files, as LastFM's."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for split, count in (("val", 60), ("test", 30)):
+        rows = []
+        for _ in range(count):
+            start = int(rng.integers(ITEMS - 4))
+            history, target = [(start + step) % ITEMS for step in range(3)], (start + 3) % ITEMS
+            others = rng.permutation([item for item in range(ITEMS) if item not in (*history, target)])[: offered - 1]
+            listed = rng.permutation([target, *others]).tolist()
+            rows.append({"historyList": "::".join(NAMES[item] for item in history),
+                         "itemList": [NAMES[item] for item in listed], "trueSelection": NAMES[target]})  # fmt: skip
+        (folder / f"toy-{split}.json").write_text(json.dumps(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with data, titles as identifiers, collaborative models, and a run of each method on candidates."""
+    from ilrec_cli import cli
+
+    work = tmp_path_factory.mktemp("candidates")
+    common = ["--dataset", "toy", "--work", str(work), "--quiet"]
+    raw = str(files(work / "raw"))
+    train = ["train", *common, "--tasks", "candidates", *TINY_LM, "--epochs", "3", "--learning-rate", "1e-2"]
+    for command in (
+        ["preprocess", *common, "--raw-dir", raw, "-o", "valid_share=0.2"],
+        ["build-ids", *common, "--scheme", "title", "--name", "titles"],
+        [
+            "train-cf",
+            *common,
+            "--model",
+            "sasrec",
+            "--name",
+            "sasrec",
+            "--epochs",
+            "2",
+            "-o",
+            "hidden_size=8",
+            "-o",
+            "n_heads=1",
+        ],
+        [*train, "--method", "sft", "--name", "sft"],
+        [*train, "--method", "ilrec", "--name", "ilrec", "-o", "mu_crr=0.5"],
+    ):
+        cli.invoke(command)
+    return work
+
+
+def evaluate(ilrec: Run, work: Path, *flags: Any) -> dict[str, Any]:
+    done = ilrec("evaluate", "--dataset", "toy", "--work", work, "--json", *flags)
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+    return found
+
+
+def rows_of(work: Path) -> list[dict[str, Any]]:
+    return list(json.loads((work / "raw" / "toy-test.json").read_text()))
+
+
+def evaluation(work: Path, run: str, protocol: str) -> artifacts.Artifact:
+    kind = "cf" if run in ("sasrec", "popularity") else "runs"
+    return artifacts.read(work / "toy" / kind / run / "eval" / protocol, "eval")
+
+
+def whole(template: CandidateTemplate) -> tuple[str, str, str]:
+    """The text of a prompt before the history, between it and the candidates, and after these."""
+    lead = "An instruction follows. Give the answer that it asks for.\n\n### Instruction:\n"
+    return lead + template.before, template.between, template.after + "\n\n### Response:"
+
+
+def prompt_of(tok: Any, row: dict[str, Any], template: int = 0) -> list[int]:
+    """The row's prompt, spelled with the saved tokenizer and nothing of ours but the templates' text."""
+
+    def ids(text: str) -> list[int]:
+        return list(tok(text, add_special_tokens=False).input_ids)
+
+    def listed(names: list[str]) -> list[int]:
+        return [token for place, name in enumerate(names) for token in (ids("\n") if place else []) + ids(name)]
+
+    before, between, after = whole(TEMPLATES[template])
+    history = row["historyList"].split("::")
+    return [tok.bos_token_id, *ids(before), *listed(history), *ids(between), *listed(row["itemList"]), *ids(after)]
+
+
+def saved(work: Path, run: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    folder = work / "toy" / "runs" / run / "train" / "model"
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+@torch.no_grad()
+def by_hand(model: Any, tok: Any, row: dict[str, Any], template: int = 0) -> list[tuple[float, int]]:
+    """(log-probability, tokens) of every candidate of a row, each run by itself."""
+    prompt, found = prompt_of(tok, row, template), []
+    for name in row["itemList"]:
+        path = [*tok(name, add_special_tokens=False).input_ids, tok.eos_token_id]
+        logits = model(input_ids=torch.tensor([prompt + path])).logits[0, len(prompt) - 1 : -1].double()
+        log_prob = logits.log_softmax(1).gather(1, torch.tensor(path)[:, None])
+        found.append((float(log_prob.sum()), len(path)))
+    return found
+
+
+def test_training_rows_keep_their_candidates_and_the_rest_validates(shop: Path) -> None:
+    data = artifacts.read(shop / "toy" / "data", "data")
+    split = dict(zip(data.table("splits")["event"].to_pylist(), data.table("splits")["split"].to_pylist(), strict=True))
+    sets = data.table("candidates")["event"].to_pylist()
+    assert [list(map(split.get, sets)).count(name) for name in ("train", "valid", "test")] == [48, 12, 30]
+    log = (shop / "toy" / "runs" / "ilrec" / "train" / "log.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in log]
+    assert any("crr" in line and line["crr"] > 0 for line in lines)
+    assert {"valid_hit@1", "valid_ndcg@10"} <= set().union(*lines)
+
+
+@pytest.mark.parametrize(("way", "template"), [("sum", 0), ("mean", 0), ("sum", 5)])
+def test_scored_candidates_are_those_of_whole_sequences(shop: Path, ilrec: Run, way: str, template: int) -> None:
+    model, tok = saved(shop, "ilrec")
+    found = evaluate(ilrec, shop, "--run", "ilrec", "--candidates", way, "--template", template)
+    name = f"test-cand6-{way}-vocab" + (f"-template{template}" if template else "")
+    done = evaluation(shop, "ilrec", name)
+    table = done.table("rankings").to_pylist()
+    hits = []
+    for row, listed in zip(rows_of(shop), table, strict=True):
+        values = [total / (count if way == "mean" else 1) for total, count in by_hand(model, tok, row, template)]
+        best = sorted(zip(values, row["itemList"], strict=True), reverse=True)
+        assert [item for _, item in best] == listed["items"]
+        np.testing.assert_allclose(listed["scores"], [value for value, _ in best], atol=1e-4)
+        assert listed["target"] == row["trueSelection"]
+        assert listed["items"][listed["rank"]] == row["trueSelection"]
+        hits.append(best[0][1] == row["trueSelection"])
+    assert found["events"] == 30
+    assert found["metrics"]["ilrec"]["hit@1"] == pytest.approx(np.mean(hits), abs=1e-12)
+
+
+def test_what_is_written_is_what_generate_writes_and_every_figure_is_its_count(shop: Path, ilrec: Run) -> None:
+    model, tok = saved(shop, "sft")
+    found = evaluate(ilrec, shop, "--run", "sft", "--candidates", "generate")["metrics"]["sft"]
+    done = evaluation(shop, "sft", "test-cand6-names")
+    longest = max(len(tok(name, add_special_tokens=False).input_ids) for name in NAMES) + 1
+    counts = dict.fromkeys(("hit@1", "valid", "substring_hit@1", "substring_valid"), 0)
+    for row, answer, ranked in zip(rows_of(shop), done.table("texts").to_pylist(), done.table("rankings").to_pylist(), strict=True):  # fmt: skip
+        prompt = torch.tensor([prompt_of(tok, row)])
+        written = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=longest, do_sample=False
+        )
+        text = tok.decode(written[0, prompt.shape[1] :], skip_special_tokens=True)
+        assert answer["text"] == text
+        named = [name for name in row["itemList"] if name.casefold() == " ".join(text.casefold().split())]
+        inside = [name for name in row["itemList"] if name in text]
+        assert answer["is_title"] == (text in NAMES)
+        assert ranked["items"] == named
+        counts["hit@1"] += named == [row["trueSelection"]]
+        counts["valid"] += len(named) == 1
+        counts["substring_hit@1"] += inside == [row["trueSelection"]]
+        counts["substring_valid"] += len(inside) == 1
+    assert counts["valid"] > 0, "or nothing is compared"
+    for name, count in counts.items():
+        assert found[name] == pytest.approx(count / 30, abs=1e-12), name
+    slices = done.json("metrics.json")["slices"]["target_in_training"]
+    assert sum(part["events"] for part in slices.values()) == 30
+    whole = sum(part["events"] * part["metrics"]["valid"] for part in slices.values())
+    assert whole == pytest.approx(counts["valid"])
+
+
+def test_collaborative_models_rank_the_same_candidates(shop: Path, ilrec: Run) -> None:
+    found = evaluate(ilrec, shop, "--run", "popularity,sasrec", "--candidates", "sum")
+    seen: dict[str, int] = {}
+    shown = set()
+    for row in json.loads((shop / "raw" / "toy-val.json").read_text())[:48]:
+        seen[row["trueSelection"]] = seen.get(row["trueSelection"], 0) + 1
+        shown |= {row["trueSelection"], *row["historyList"].split("::")}
+    hits, unseen = [], []
+    for row, ranked in zip(rows_of(shop), evaluation(shop, "popularity", "test-cand6").table("rankings").to_pylist(), strict=True):  # fmt: skip
+        best = sorted(row["itemList"], key=lambda name: (-seen.get(name, 0), name))
+        assert ranked["items"] == best, "ties: items are numbered by name"
+        hits.append(best[0] == row["trueSelection"])
+        unseen.append(row["trueSelection"] not in shown)
+    assert found["metrics"]["popularity"]["hit@1"] == pytest.approx(np.mean(hits), abs=1e-12)
+    metrics = evaluation(shop, "popularity", "test-cand6").json("metrics.json")
+    assert metrics["protocol"]["candidates"] == "6 of each event"
+    assert metrics["slices"]["target_in_training"].get("unseen", {"events": 0})["events"] == sum(unseen)
+    assert {row["rank"] for row in evaluation(shop, "sasrec", "test-cand6").table("rankings").to_pylist()} <= set(
+        range(6)
+    )
+
+
+def test_everything_is_evaluated_that_was_trained_for_it(shop: Path, ilrec: Run) -> None:
+    done = ilrec("evaluate", "--dataset", "toy", "--work", shop, "--candidates", "sum")
+    assert done.code == 0, done.err
+    assert "hit@1 unseen" in done.out
+    assert "30 test events, 6 of each event ranked" in done.out
+    assert {line.split()[0] for line in done.out.splitlines() if line.startswith(("sft ", "ilrec ", "popularity ", "sasrec "))} == {"sft", "ilrec", "popularity", "sasrec"}  # fmt: skip
+    done = ilrec("evaluate", "--dataset", "toy", "--work", shop)
+    assert "2 runs were not trained for the full catalogue" in done.err
+    done = ilrec("report", "--dataset", "toy", "--work", shop)
+    assert done.code == 0, done.err
+    assert ilrec("compare", "--dataset", "toy", "--work", shop, "sft:test-cand6-sum-vocab", "ilrec:test-cand6-sum-vocab", "--metrics", "hit@1").code == 0  # fmt: skip
+    line = ilrec(
+        "compare", "--dataset", "toy", "--work", shop, "popularity:test-full", "sft:test-cand6-sum-vocab"
+    ).one_line()
+    assert "candidates" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["evaluate", "--run", "sft"], "--candidates sum, mean or generate"),
+        (["recommend", "--run", "sft", "--history", "Tune"], "trained to choose among candidates"),
+        (["evaluate", "--run", "sft", "--candidates", "sum", "--template", "99"], "prompts 0 to 11"),
+        (["evaluate", "--run", "sft", "--candidates", "sum", "--exact", "3"], "exclude each other"),
+        (["evaluate", "--run", "sft", "--candidates", "sum", "--normalize", "trie"], "vocab or ids"),
+        (["evaluate", "--run", "sasrec", "--candidates", "sum", "--seen-items", "removed"], "exclude each other"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_said_in_a_line(shop: Path, ilrec: Run, command: list[str], said: str) -> None:
+    assert said in ilrec(*command, "--dataset", "toy", "--work", shop).one_line()
+
+
+def test_own_data_with_drawn_candidates_train_and_rank_too(own_world: Path, ilrec: Run) -> None:
+    """Sequences of users; negatives drawn by preprocess for held-out targets, and in every epoch for training ones."""
+    common = ["--dataset", "toy", "--work", own_world]
+    assert "no candidates.parquet" in ilrec("evaluate", *common, "--candidates", "sum").one_line()
+    flags = ["--source", "synthetic", "-o", "users=60", "--user-k", 4, "--item-k", 1, "--candidates", 4]
+    assert ilrec("preprocess", *common, *flags).code == 0
+    assert ilrec("build-ids", *common, "--scheme", "title", "--name", "titles").code == 0
+    train = ["train", *common, "--ids", "titles", "--tasks", "candidates", "--method", "sft", "--name", "own", *TINY_LM, "--max-steps", 2]  # fmt: skip
+    done = ilrec(*train)
+    assert done.code == 0, done.err
+    again = ilrec(*train, "--overwrite")
+    assert again.code == 0, again.err
+    found = evaluate(ilrec, own_world, "--run", "own", "--candidates", "sum")
+    assert 0 <= found["metrics"]["own"]["hit@1"] <= 1
+    assert found["metrics"]["own"]["hit@5"] == 1, "five candidates"
