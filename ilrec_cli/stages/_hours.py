@@ -5,9 +5,31 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ilrec_cli.stages._recipe import Step
+
+
+class Share(NamedTuple):
+    """A cell's part of the time; `rough` where any of it was not measured."""
+
+    hours: float
+    rough: bool
+
+    @property
+    def words(self) -> str:
+        return "" if not self.hours else words(self.hours) + " (rough)" * self.rough
+
+
+def shares(steps: dict[str, list[Step]], scale: dict[str, Any], known: dict[str, float]) -> dict[str, Share]:
+    """Time of every cell's commands; what several need counts for the first."""
+    seen = set[Step]()
+    found = {}
+    for name, each in steps.items():
+        new = [of(step, scale, known) for step in each if step not in seen]
+        seen.update(each)
+        found[name] = Share(sum(hours for hours, _ in new), any(rough for _, rough in new))
+    return found
 
 
 def measured(work: Path) -> dict[str, float]:

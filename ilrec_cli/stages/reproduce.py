@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ilrec_cli.settings import Reproduce
 from ilrec_cli.stages import _cells, _grid, _hours, _recipe, _reproduced
 from ilrec_cli.stages._cells import CellError, Workshop
 from ilrec_cli.stages._grid import Cell, Table
+from ilrec_cli.stages._recipe import Step
 
 Invoke = Callable[[Sequence[str]], dict[str, Any]]
 
@@ -83,41 +85,36 @@ def _plan(name: str, config: Reproduce, command: Invoke, console: Console) -> di
     """Print what would be done, without doing it."""
     table = _filled(_grid.declared(name, config), config)
     shop = _workshop(table, config, command, console)
-    known = _hours.measured(config.work)
-    rows, total, seen = [], 0.0, set[tuple[str, ...]]()
-    steps, wanted = [], _wanted(table, config)
-    for cell in table.cells:
-        if cell.why is None and cell not in wanted:
-            continue
-        state, hours = _state(cell, shop), 0.0
-        rough = False
-        for step in cell.steps if cell in wanted and state == "missing" else ():
-            there = step.output is not None and _cells.present(step, cell, shop.work)
-            if not there and step.argv not in seen:
-                seen.add(step.argv)
-                steps.append(step)
-                each, guessed = _hours.of(step, table.scale, known)
-                hours, rough = hours + each, rough or guessed
-        total += hours
-        rows.append(
-            [cell.label, state, f"{_hours.words(hours)}{' (rough)' if rough else ''}" if state == "missing" else ""]
-        )
+    asked = _wanted(table, config)
+    states = {cell.name: _state(cell, shop) for cell in table.cells if cell in asked or cell.why is not None}
+    steps = {cell.name: [] if states[cell.name] == "done" else _left(cell, shop) for cell in asked}
+    every = list(dict.fromkeys(step for each in steps.values() for step in each))
+    hours = _hours.shares(steps, table.scale, _hours.measured(config.work))
     console.say(f"{table.grid['title']}, scale {config.scale}: {table.scale['about']}\n")
-    console.table(["cell", "state", "time"], rows)
+    console.table(
+        ["cell", "state", "time"],
+        [[cell.label, states[cell.name], hours[cell.name].words if cell.name in hours else ""]
+         for cell in table.cells if cell.name in states],
+    )  # fmt: skip
     for cell in table.cells:
         if cell.why is not None:
             console.say(f"cannot be: {cell.label}: {cell.why}")
-    if "BIGRec" in table.grid["paradigms"] and not all(
-        artifacts.exists(config.work / data["name"] / "data") for data in table.datasets.values()
-    ):
+    if "BIGRec" in table.grid["paradigms"] and any(not _there(config, data) for data in table.datasets.values()):
         console.say("Not all data are there yet: whether their items have titles, which BIGRec needs, is not known.")
-    console.say(
-        f"\nAbout {_hours.words(total)} in all. (rough): no finished cell of this kind was measured in {config.work}\n"
-    )
-    lines = [_cells.shown(step, shop, table.scale["launch"]) for step in steps]
-    console.say("\n".join(lines))
-    console.say("\nAll of it, resumable: " + _again(name, config))
-    return {"cells": {cell.name: _state(cell, shop) for cell in table.cells}, "hours": total, "commands": lines}
+    total = sum(each.hours for each in hours.values())
+    console.say(f"\nAbout {_hours.words(total)} in all. (rough): no finished cell of this kind in {config.work}\n")
+    lines = [_cells.shown(step, shop, table.scale["launch"]) for step in every]
+    console.say("\n".join([*lines, "", f"All of it, resumable: {_again(name, config)}"]))
+    return {"cells": states, "hours": total, "commands": lines}
+
+
+def _left(cell: Cell, shop: Workshop) -> list[Step]:
+    """A cell's commands whose folders are not there."""
+    return [step for step in cell.steps if step.output is None or not _cells.present(step, cell, shop.work)]
+
+
+def _there(config: Reproduce, data: dict[str, Any]) -> bool:
+    return artifacts.exists(config.work / data["name"] / "data")
 
 
 def _state(cell: Cell, shop: Workshop) -> str:
@@ -127,9 +124,15 @@ def _state(cell: Cell, shop: Workshop) -> str:
 
 
 def _again(name: str, config: Reproduce) -> str:
-    work = "" if config.work == Path("ilrec-work") else f" --work {config.work}"
-    dataset = "" if config.dataset is None else f" --dataset {config.dataset}"
-    return f"ilrec reproduce {name} --scale {config.scale}{dataset}{work}"
+    """The command, for another table perhaps."""
+    given: dict[str, Any] = {
+        "dataset": config.dataset,
+        "raw_dir": config.raw_dir,
+        "ids": config.ids,
+        "seeds": list(config.seeds),
+    }
+    given |= {} if config.work == Path("ilrec-work") else {"work": config.work}
+    return shlex.join(["ilrec", "reproduce", name, "--scale", config.scale, *_recipe.flags(given)])
 
 
 def _next(table: Table, config: Reproduce, failed: dict[str, str]) -> str:
