@@ -30,9 +30,10 @@ from ilrec_cli import devices
 from ilrec_cli.lm.examples import Batch
 from ilrec_cli.lm.model import SupervisedLM
 from ilrec_cli.lm.responses import Responses, pack
-from ilrec_cli.methods import dpo, ilrec, rosepo, s_dpo, sprec
+from ilrec_cli.methods import dpo, grpo, ilrec, rosepo, s_dpo, sprec
 from ilrec_cli.methods._sft import make_loss as make_sft
 from ilrec_cli.methods.dpo.loss import make_loss as make_dpo
+from ilrec_cli.methods.grpo.loss import make_loss as make_grpo
 from ilrec_cli.methods.ilrec.loss import make_loss as make_ilrec
 from ilrec_cli.methods.rosepo.loss import make_loss as make_rosepo
 from ilrec_cli.methods.s_dpo.loss import make_loss as make_s_dpo
@@ -81,7 +82,12 @@ class Bench:
     def responses(self, answers: int, *, branched: bool = True) -> Responses:
         item_BRT = self.item_BRT[:, :answers]
         reference = torch.full(item_BRT.shape[:2], -50.0)
-        extra = {"reference": reference, "smoothing": torch.full((len(item_BRT), answers - 1), 0.2)}
+        extra = {
+            "reference": reference, "smoothing": torch.full((len(item_BRT), answers - 1), 0.2),
+            "advantage": torch.linspace(-1, 1, answers).expand(reference.shape),
+            "token_reference": torch.full(item_BRT.shape, -10.0), "unique": torch.ones(len(item_BRT)),
+            "reward": torch.ones_like(reference), "right": torch.ones_like(reference),
+        }  # fmt: skip
         return pack(self.prompt_K, self.length_B, item_BRT, branched=branched, extra=extra).to(self.device)
 
     def supervised(self) -> Batch:
@@ -107,6 +113,7 @@ class Bench:
             ),
             "dpo": (plain, make_dpo(dpo.Config()), self.responses(2), {"dpo": 1.0}),
             "rosepo": (plain, make_rosepo(rosepo.Config()), self.responses(2), {"rosepo": 1.0}),
+            "grpo": (plain, make_grpo(grpo.Config()), self.responses(1 + NEGATIVES), grpo.weights(grpo.Config())),
             "sprec": (plain, make_sprec(sprec.Config()), self.responses(2), {"dpo": 1.0}),
         }  # fmt: skip
         return {name: (self._step(*parts), sum(parts[2].fed())) for name, parts in each.items()}

@@ -75,7 +75,7 @@ def recorded(name: str, model: str, seed: int, common: list[Any], max_steps: int
 def evaluated(name: str, folder: Path, way: str, common: list[Any], limit: list[Any]) -> dict[str, Any]:
     """The test file's figures under one protocol."""
     done = ilrec("evaluate", *common, "--run", name, "--candidates", way, *limit)
-    (path,) = (folder / "eval").glob("*" if folder.parent.name == "cf" else WAYS[way])
+    (path,) = (folder / "eval").glob("*-cand*" if folder.parent.name == "cf" else WAYS[way])
     result = json.loads((path / "metrics.json").read_text())
     parts = result["slices"]["target_in_training"]
     return {

@@ -13,7 +13,7 @@ from typing import Any
 
 from ilrec_cli.errors import UserError, nearest
 
-ALIASES = {"sdpo": "s_dpo"}  # other names of plug-ins
+ALIASES = {"sdpo": "s_dpo", "rlvr": "grpo"}  # other names of plug-ins
 FOLDERS = {"methods": "training method", "datasets": "dataset source", "cf": "collaborative model", "ids": "ID scheme"}
 
 
@@ -21,7 +21,7 @@ def names(folder: str) -> list[str]:
     """Every plug-in of a folder, sorted.
 
     >>> names("methods")
-    ['dpo', 'ilrec', 'rosepo', 's_dpo', 'sft', 'sprec']
+    ['dpo', 'grpo', 'ilrec', 'rosepo', 's_dpo', 'sft', 'sprec']
     """
     root = Path(__file__).parent / folder
     return sorted(entry.name for entry in root.iterdir() if (entry / "__init__.py").exists() and entry.name[0] != "_")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TINY_LM, Finished
 from safetensors.numpy import load_file
 from test_candidates_command import files
 
 from ilrec_cli import artifacts, cli
+from ilrec_cli.lm.responses import Responses
+from ilrec_cli.methods._negatives import items_of
+from ilrec_cli.methods.grpo.data import Rollouts
 
 FEW = ["--max-steps", "2", "--valid-users", "5"]
 
@@ -51,3 +55,26 @@ def test_negatives_are_the_other_candidates_of_the_row(method: str, shop: Path, 
         assert {frozenset(row) for row in item_ER.tolist()} <= known, "five negatives are all others"
     evaluated = ilrec("evaluate", "--dataset", "toy", "--work", shop, "--run", method, "--candidates", "sum")
     assert evaluated.code == 0, evaluated.err
+
+
+def test_answers_of_grpo_are_candidates_of_their_row(
+    shop: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight are asked for, rows have six: all of them, and the target among these."""
+    batch, seen = Rollouts.batch, []
+
+    def watched(self: Rollouts, rows: np.ndarray) -> Responses:
+        seen.append((self.prompts.allowed[rows], items_of(self.prompts.catalogue.trie, self.answers(rows).leaf_BR)))  # type: ignore[index]
+        made = batch(self, rows)
+        assert made.extra["right"].sum(1).tolist() == [1.0] * len(rows)
+        return made
+
+    monkeypatch.setattr(Rollouts, "batch", watched)
+    tune = ["train", "--dataset", "toy", "--work", shop, "--method", "grpo", "--from", "sft", *FEW]
+    result = ilrec(*tune, "--name", "grpo", "-o", "rank=1")
+    assert result.code == 0, result.err
+    for allowed, found in seen:
+        for row, answers in zip(allowed.tolist(), found.tolist(), strict=True):
+            assert set(answers) == {*row, -1}
+    assert ilrec("evaluate", "--dataset", "toy", "--work", shop, "--run", "grpo", "--candidates", "sum").code == 0
+    assert "candidates" in ilrec(*tune, "--name", "samples", "-o", "rollouts=sample").one_line()

@@ -55,6 +55,11 @@ class Catalogue:
     node_ID: np.ndarray  # trie node before each token of the path
     trie: ItemTrie
 
+    @property
+    def end(self) -> int:
+        """The end token."""
+        return int(self.token_ID[0, self.length_I[0] - 1])
+
     @classmethod
     def build(cls, tokens: list[list[str]], tokenizer: Any) -> Catalogue:
         """From each item's identifier tokens, every one of which the tokenizer must know as a single token."""
@@ -90,6 +95,7 @@ class Layout:
     tail: np.ndarray
     closed: bool
     pad: int
+    thought: int = 0  # tokens that are written freely before an answer, at most (lm/thoughts.py)
 
     @classmethod
     def prompt(cls, tokenizer: Any, template: prompts.Template, between: str = prompts.SEPARATOR) -> Layout:
@@ -110,13 +116,13 @@ class Layout:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: decoding uses the very ids that were trained, whatever a tokenizer says later."""
         arrays = {name: getattr(self, name).tolist() for name in ("lead", "separator", "tail")}
-        return {**arrays, "closed": self.closed, "pad": self.pad}
+        return {**arrays, "closed": self.closed, "pad": self.pad} | ({"thought": self.thought} if self.thought else {})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Layout:
         """What `as_dict` gave."""
         arrays = {name: np.array(data[name], dtype=np.int64) for name in ("lead", "separator", "tail")}
-        return cls(**arrays, closed=data["closed"], pad=data["pad"])
+        return cls(**arrays, closed=data["closed"], pad=data["pad"], thought=data.get("thought", 0))
 
     def prompts(self, catalogue: Catalogue, history_BT: np.ndarray) -> tuple[Tensor, Tensor]:
         """(input_BS, mask_BS) of histories (right-padded with -1), padded on the left for decoding."""

@@ -5,6 +5,7 @@ Shapes: B prompts, S prompt tokens, K beams or samples, T new tokens, C children
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,12 +29,13 @@ class Samples(NamedTuple):
 @torch.inference_mode()
 def sample(
     model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor, trie: ItemTrie, *, samples: int,
-    generator: torch.Generator, temperature: float = 1.0, normalize: Normalize = "vocab",
+    generator: torch.Generator | Sequence[torch.Generator], temperature: float = 1.0, normalize: Normalize = "vocab",
 ) -> Samples:  # fmt: skip
     """Items drawn with replacement, token by token among those that continue an item.
 
     `temperature` divides the logits of the choice; the log-probabilities returned are the model's own, at temperature
-    1, summing to one over what `normalize` says. The draws depend on the generator, the number of prompts and `samples`.
+    1, summing to one over what `normalize` says. The draws depend on the generator, the number of prompts and `samples`;
+    with a generator for each prompt they are the same whatever prompts are beside it.
     """
     _check(samples, temperature)
     device, rows = input_ids_BS.device, len(input_ids_BS)
@@ -66,7 +68,7 @@ def sample(
 @torch.inference_mode()
 def sample_text(
     model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor, *, samples: int, max_new_tokens: int, end_token: int,
-    generator: torch.Generator, temperature: float = 1.0,
+    generator: torch.Generator | Sequence[torch.Generator], temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(token_BKT, log_prob_BKT): free responses up to the end token (included) or the limit, padded with -1 and 0.
 
@@ -194,7 +196,11 @@ def _draw(log_weight: Tensor, uniform: Tensor) -> Tensor:
     )
 
 
-def _uniform(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+def _uniform(
+    shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator], device: torch.device
+) -> Tensor:  # fmt: skip
+    if not isinstance(generator, torch.Generator):
+        return torch.stack([_uniform(shape[1:], own, device) for own in generator])
     return torch.rand(shape, dtype=torch.float64, generator=generator, device=generator.device).to(device)
 
 

@@ -1,4 +1,4 @@
-"""Statistics of layers and of tasks for the steps that are logged, without gradient.
+"""Statistics of layers, for the steps that are logged, and of tasks; without gradient.
 
 Shapes: N positions, D width, V vocabulary, K candidate layers or probed ones.
 """
@@ -53,19 +53,11 @@ def layer_statistics(model: Any, last_ND: Tensor, states: dict[int, Tensor], tar
 
 
 @torch.no_grad()
-def task_statistics(model: Any, last_ND: Tensor, target_N: Tensor, task_N: Tensor, size: int) -> Terms:
-    """`ce_<task>`: cross-entropy of the last layer at the positions of each task, `size` positions at a time."""
-    names = model.task_names
-    total_K, count_K = last_ND.new_zeros(2, len(names), dtype=torch.float64)
-    for start in range(0, len(target_N), size):
-        part = slice(start, start + size)
-        final_NV = model.phi(last_ND[part], last_ND.new_zeros(0))[0]
-        ce_N = F.cross_entropy(final_NV, target_N[part], reduction="none").double()
-        total_K.index_add_(0, task_N[part], ce_N)
-        count_K.index_add_(0, task_N[part], torch.ones_like(ce_N))
-    return Terms(
-        stats={f"ce_{name}": pair for name, pair in zip(names, zip(total_K, count_K, strict=True), strict=True)}
-    )
+def task_statistics(names: tuple[str, ...], final_NV: Tensor, target_N: Tensor, task_N: Tensor) -> Terms:
+    """`ce_<task>`: cross-entropy of the last layer at the positions of each task."""
+    ce_N = F.cross_entropy(final_NV, target_N, reduction="none").double()
+    sum_count_2K = ce_N.new_zeros(2, len(names)).index_add_(1, task_N, torch.stack([ce_N, torch.ones_like(ce_N)]))
+    return Terms(stats={f"ce_{name}": (sum_count_2K[0, k], sum_count_2K[1, k]) for k, name in enumerate(names)})
 
 
 def _cross_entropy(logits_NV: Tensor, target_N: Tensor) -> Pair:

@@ -90,7 +90,9 @@ class SupervisedLM(nn.Module):
         0: all of them; None: as many as `CHUNK_LOGITS` allows. `logged`: with the statistics of layers too.
         """
         if isinstance(batch, Responses):
-            return loss(batch.log_probs(self, chunk), batch)
+            hidden_PD = batch.hidden(self)
+            terms = loss(batch.log_probs(self, chunk, hidden_PD), batch)
+            return terms + Terms(stats={"entropy": batch.entropy(self, hidden_PD, chunk)} if logged else {})
         last_ND, inner_KND, others = self.hidden(batch, self.probed_layers if logged else ())
         batch, rewards = self.in_scope(batch, rewards)
         positions = max(len(batch.target_N), 1)  # none at all still gives terms, of zero, tied to the parameters
@@ -100,15 +102,14 @@ class SupervisedLM(nn.Module):
         for start in range(0, positions, size):
             part = slice(start, start + size)
             tokens, values = (each if each is None else each[part] for each in rewards or (None, None))
-            arguments = (loss, last_ND[part], inner_KND[:, part], batch.target_N[part], tokens, values)
+            task_N = batch.task_N[part] if self.task_names and batch.task_N is not None else None
+            arguments = (loss, last_ND[part], inner_KND[:, part], batch.target_N[part], tokens, values, task_N)
             # A chunk's logits are recomputed in the backward pass, so that only one chunk's ever exist.
             terms = checkpoint(self._chunk, *arguments, use_reentrant=False) if chunked else self._chunk(*arguments)
             total = total + terms
         if logged:
             states = {**dict(zip(self.inner_layers, inner_KND, strict=True)), **others}
             total = total + layer_statistics(self, last_ND, states, batch.target_N, size)
-            if self.task_names and batch.task_N is not None:
-                total = total + task_statistics(self, last_ND, batch.target_N, batch.task_N, size)
         return total
 
     def chunk_size(self, positions: int) -> int:
@@ -177,10 +178,11 @@ class SupervisedLM(nn.Module):
         return batch._replace(target_N=torch.searchsorted(self.scope_V, batch.target_N)), rewards
 
     def _chunk(
-        self, loss: Loss, last_ND: Tensor, inner_KND: Tensor, target_N: Tensor, tokens: Any, values: Any
+        self, loss: Loss, last_ND: Tensor, inner_KND: Tensor, target_N: Tensor, tokens: Any, values: Any, task_N: Any
     ) -> Terms:
         final_NV, inner_KNV = self.phi(last_ND, inner_KND)
-        return loss(final_NV, inner_KNV, target_N, reward_tokens_NC=tokens, reward_values_NC=values)
+        terms = loss(final_NV, inner_KNV, target_N, reward_tokens_NC=tokens, reward_values_NC=values)
+        return terms if task_N is None else terms + task_statistics(self.task_names, final_NV, target_N, task_N)
 
     def _after_head(self, logits: Tensor) -> Tensor:
         logits = logits.float()

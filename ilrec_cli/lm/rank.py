@@ -17,6 +17,7 @@ from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.generate import generate
 from ilrec_cli.lm.guidance import Guide
 from ilrec_cli.lm.heads import LayerHeads
+from ilrec_cli.lm.thoughts import likeliest
 from ilrec_cli.lm.walk import Normalize
 from ilrec_cli.ranking import LISTED, Rankings, no_rankings, rank_in, top_k
 
@@ -85,8 +86,11 @@ class Ranker:
         return guide.over(self.trie, torch.from_numpy(history_BT).to(self.device), user)
 
     def _prompts(self, history_BT: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        input_BS, mask_BS = self.layout.prompts(self.catalogue, history_BT)
-        return input_BS.to(self.device), mask_BS.to(self.device)
+        """Histories as tokens, with the model's thought behind each where it was trained to think."""
+        input_BS, mask_BS = (part.to(self.device) for part in self.layout.prompts(self.catalogue, history_BT))
+        if not self.layout.thought:
+            return input_BS, mask_BS
+        return likeliest(self.model, input_BS, mask_BS, tokens=self.layout.thought, end_token=self.catalogue.end)
 
     def _items(
         self, leaf_BK: torch.Tensor, score_BK: torch.Tensor, k: int, allowed: Allowed | None = None

@@ -63,12 +63,13 @@ class Responses(NamedTuple):
         """(prompt tokens, response tokens) of the forward pass, without padding."""
         return int((self.segment_QS == 0).sum()), int((self.segment_QS > 0).sum())
 
-    def log_probs(self, lm: SupervisedLM, chunk: int | None = None) -> Tensor:
+    def log_probs(self, lm: SupervisedLM, chunk: int | None = None, hidden_PD: Tensor | None = None) -> Tensor:
         """log_prob_BRT of every response token, float32 (0 behind a response's end); used inside `lm`'s forward.
 
         As in the supervised loss only some positions reach the vocabulary at a time, and are recomputed backwards.
         """
-        hidden_PD, target_PC = self.hidden(lm), self.target_PC.clamp(min=0)
+        hidden_PD = self.hidden(lm) if hidden_PD is None else hidden_PD
+        target_PC = self.target_PC.clamp(min=0)
         if lm.scope_V is not None:
             target_PC = torch.searchsorted(lm.scope_V, target_PC).clamp(max=len(lm.scope_V) - 1)
         positions = max(len(hidden_PD), 1)
@@ -81,6 +82,18 @@ class Responses(NamedTuple):
             )
         log_prob = torch.cat(parts).flatten().index_select(0, self.index_BRT.clamp(min=0).flatten())
         return torch.where(self.index_BRT >= 0, log_prob.view_as(self.index_BRT), 0)
+
+    @torch.no_grad()
+    def entropy(self, lm: SupervisedLM, hidden_PD: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+        """(sum, count) over response tokens of the entropy with which each was predicted, in nats: a statistic."""
+        weight_P = (self.target_PC >= 0).sum(1)
+        positions = max(len(hidden_PD), 1)
+        size = (lm.chunk_size(positions) if chunk is None else chunk) or positions
+        total = weight_P.new_zeros((), dtype=torch.float32)
+        for part_PD, part_P in zip(torch.split(hidden_PD, size), torch.split(weight_P, size), strict=True):
+            log_prob_PV = lm.phi(part_PD, part_PD.new_zeros(0))[0].log_softmax(1)
+            total = total - ((log_prob_PV.exp() * log_prob_PV).sum(1) * part_P).sum()
+        return total, weight_P.sum()
 
     def hidden(self, lm: SupervisedLM) -> Tensor:
         """hidden_PD of the last layer, normed, at the projected positions."""

@@ -17,6 +17,7 @@ from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.preference import Pairs, Prompts, scored
 from ilrec_cli.ranking import top_k
+from ilrec_cli.trie import ItemTrie
 
 ROWS = 4096  # at a time, where a matrix of rows by candidates is made
 
@@ -130,7 +131,7 @@ def answers(material: Material, prompts: Prompts, beams: int) -> np.ndarray:
     def leaves() -> Iterator[np.ndarray]:
         for rows in material.console.progress(chunks, "generate"):
             prompt_K, length_B = prompts.tokens(rows)
-            input_BS, mask_BS = _left_padded(prompt_K, length_B)
+            input_BS, mask_BS = left_padded(prompt_K, length_B)
             with parallel.autocast():
                 leaf_BK, _ = beam_search(
                     parallel.model.backbone, input_BS.to(parallel.device), mask_BS.to(parallel.device), trie, beams=beams,
@@ -145,7 +146,12 @@ def answers(material: Material, prompts: Prompts, beams: int) -> np.ndarray:
     leaf_EK = np.full((len(prompts), beams), -1)
     for rows, values in parallel.gather((order, np.concatenate(mine) if mine else leaf_EK[:0])):
         leaf_EK[rows] = values
-    leaf, item = np.unique(catalogue.trie.leaf_of(torch.arange(catalogue.trie.items)).numpy(), return_index=True)
+    return items_of(catalogue.trie, leaf_EK)
+
+
+def items_of(trie: ItemTrie, leaf_EK: np.ndarray) -> np.ndarray:
+    """item_EK: the first item of each leaf; -1 stays."""
+    leaf, item = np.unique(trie.leaf_of(torch.arange(trie.items)).cpu().numpy(), return_index=True)
     return np.where(leaf_EK < 0, -1, item[np.minimum(np.searchsorted(leaf, leaf_EK), len(leaf) - 1)])
 
 
@@ -161,7 +167,8 @@ def _picked(
     return np.take_along_axis(item_EM, np.argsort(key_EM, axis=1, kind="stable")[:, :count], axis=1)
 
 
-def _left_padded(prompt_K: np.ndarray, length_B: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(prompt_K: np.ndarray, length_B: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """(input_BS, mask_BS) of prompts that lie one after another, for decoding."""
     mask_BS = np.arange(length_B.max()) >= (length_B.max() - length_B)[:, None]
     input_BS = np.zeros(mask_BS.shape, dtype=np.int64)
     input_BS[mask_BS] = prompt_K

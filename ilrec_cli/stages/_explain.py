@@ -14,6 +14,7 @@ from torch import Tensor
 from ilrec_cli import config as configs
 from ilrec_cli import plugins
 from ilrec_cli.artifacts import Artifact
+from ilrec_cli.errors import UserError
 from ilrec_cli.histories import Sequences
 from ilrec_cli.lm import backbone
 from ilrec_cli.lm.examples import Examples
@@ -52,6 +53,10 @@ def explain(ranker: Ranker, run: Artifact, history_T: np.ndarray, item: int) -> 
     (`ensemble`, eq. 3), whether it continues an item, and, for a method with negatives, whether it is one (V_N, eq. 4
     and 5, with the item's token in the place of the target) and its weight in the penalty (eq. 6).
     """
+    if ranker.layout.thought:
+        raise UserError(
+            f"run '{run.name}' thinks before it answers; what its layers say is explained for runs that do not"
+        )
     trained = _trained(ranker, run)
     logits = _logits(ranker, run, history_T, item, trained.layers)
     names = backbone.saved_tokenizer(run.path / "model").convert_ids_to_tokens(logits.token_V.tolist())

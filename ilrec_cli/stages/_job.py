@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -89,9 +90,10 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     choices = rows if isinstance(rows, CandidateExamples) else None
     if choices is not None:
         rewards = None if rewards is None else _candidate_job.reward_source(scorer, items, accelerator.device)
-        validate = _candidate_job.validation(settings, data, parallel, choices)
+        plainly = validate = _candidate_job.validation(settings, data, parallel, choices)
     else:
         validate = _validation(settings, data, parallel, items, layout)
+        plainly = _validation(settings, data, parallel, items, replace(layout, thought=0))  # before it learns to think
 
     def job(index: int) -> Job:
         phase = phases[index]
@@ -110,7 +112,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
             loss=plugins.named(task.method, phase.loss)(task.options),
             weights=phase.weights or task.method.weights(task.options),
             rewards=rewards,
-            validate=validate,
+            validate=plainly if phase.start else validate,
             settings=settings,
             learning_rate=phase.learning_rate or settings.learning_rate or 0.0,
             epochs=phase.epochs or settings.epochs,
@@ -155,9 +157,14 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
 
 def _layout(task: Task, opened: Backbone) -> Layout:
     """How histories become tokens: as in the run that this one starts from, if it does."""
+    thought = getattr(task.options, "thoughts", 0)
+    if thought and task.settings.vocab_scope == "ids":
+        raise UserError("thoughts are free tokens, of which --vocab-scope ids trains none; leave one of them out")
     if "from" in task.parents:
-        return Layout.from_dict(task.parents["from"].json("layout.json"))
-    return _tasks.layouts(task.settings, opened.tokenizer)[0]
+        layout = Layout.from_dict(task.parents["from"].json("layout.json"))
+    else:
+        layout = _tasks.layouts(task.settings, opened.tokenizer)[0]
+    return replace(layout, thought=thought)
 
 
 def supervised(task: Task, opened: Backbone, items: Catalogue) -> SupervisedLM:
@@ -217,7 +224,7 @@ def _training_events(settings: Train, data: Artifact) -> tuple[np.ndarray, np.nd
 def _validation(
     settings: Train, data: Artifact, parallel: Parallel, items: Catalogue, layout: Layout
 ) -> Callable[[], dict[str, float]]:
-    """Hit@10 and NDCG@10 on a fixed sample of validation events, shared out over the processes."""
+    """Hit@10 and NDCG@10 on a fixed sample of validation events, shared out over the processes; Hit@50 of enough beams."""
     sequences, max_history = _inputs.sequences(data), data.json("card.json")["max_history"]
     popularity = _inputs.training_popularity(data)
     _, user, end = _inputs.events(data, "valid")
@@ -236,9 +243,9 @@ def _validation(
     def validate() -> dict[str, float]:
         parallel.model.eval()
         with parallel.autocast():
-            values = ranking_metrics(parallel.together(rank).rank_E, [10])
-        sums = torch.tensor([float(values[name].sum()) for name in ("hit@10", "ndcg@10")], device=parallel.device)
-        hit, ndcg = (parallel.summed(sums) / len(chosen)).tolist()
-        return {"hit@10": hit, "ndcg@10": ndcg}
+            values = ranking_metrics(parallel.together(rank).rank_E, [10, 50])
+        names = ("hit@10", "ndcg@10", *(("hit@50",) if settings.valid_beams >= 50 else ()))
+        sums = torch.tensor([float(values[name].sum()) for name in names], device=parallel.device)
+        return dict(zip(names, (parallel.summed(sums) / len(chosen)).tolist(), strict=True))
 
     return validate

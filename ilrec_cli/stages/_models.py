@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,8 @@ def trained_layouts(run: Artifact) -> list[Layout]:
             f"'{run.name}' was trained to choose among candidates, not to rank the catalogue. "
             "Evaluate it with --candidates sum, mean or generate"
         )
-    return [Layout.from_dict(each) for each in found.get("templates", [found])]
+    layouts = [Layout.from_dict(each) for each in found.get("templates", [found])]
+    return [replace(layout, thought=found.get("thought", 0)) for layout in layouts]
 
 
 def trained_layout(run: Artifact, template: int = 0) -> Layout:

@@ -37,7 +37,7 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
         raise UserError(
             f"--tasks candidates: {config.method} makes rows of the next-item task; use sft, ilrec, or a method of pairs"
         )
-    if rewards and {"cf_scores", "cf_oracle"} & set(needs):
+    if rewards and {"cf_scores", "cf_oracle", "cf_reward"} & set(needs):
         parents["cf"] = _inputs.read_cf(config, data, config.cf)
     recorded = {**configs.as_dict(config, control=False), "options": configs.as_dict(options)}
     return Task(config, method, options, needs, parents, recorded)

@@ -89,6 +89,10 @@ def _source(config: Export) -> Source:
     found = artifacts.read(path, kind)
     found.require_parent(data, "data")
     layout = _models.trained_layout(found)
+    if layout.thought:
+        raise UserError(
+            f"run '{found.name}' thinks before it answers, which the libraries' search alone does not; it cannot be exported"
+        )
     return Source(found, _inputs.ids_of_run(config, found, data), data, layout)
 
 

@@ -23,7 +23,9 @@ from ilrec_cli.lm.loop import Job
 from ilrec_cli.lm.model import SupervisedLM
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.sharding import Parallel
-from ilrec_cli.methods import _pairs, s_dpo
+from ilrec_cli.methods import _pairs, grpo, s_dpo
+from ilrec_cli.methods.grpo import data as grpo_data
+from ilrec_cli.methods.grpo.loss import make_loss as make_grpo
 from ilrec_cli.methods.s_dpo.loss import make_loss
 
 TWENTY = replace(SETTINGS, epochs=5, micro_batch=5)
@@ -46,32 +48,40 @@ def parity(folder: Path) -> None:
             write(folder / f"{name}.safetensors", whole(job), job)
 
 
+def material_of(job: Job, options: Any, folder: Path) -> Material:
+    examples = cast(Examples, job.source)
+    return Material(
+        job.settings, options, examples, np.ones(40), job.parallel, folder / "phases" / "1", 0, max_history=4
+    )
+
+
 def pair_job(folder: Path, **parallel: Any) -> Job:
     """Four steps of S-DPO; 17 rows a batch, so one process has more of them. Each scores its share of the reference."""
     job = a_job(folder, replace(TWENTY, batch_size=17, max_steps=4), torch.float64, **parallel)
-    options = s_dpo.Config(negatives=3)
-    material = Material(
-        job.settings,
-        options,
-        cast(Examples, job.source),
-        np.ones(40),
-        job.parallel,
-        folder / "phases" / "1",
-        0,
-        max_history=4,
-    )
+    material = material_of(job, options := s_dpo.Config(negatives=3), folder)
     source = _pairs.random_pairs(material)
     return replace(job, source=source, loss=make_loss(options), weights={"s_dpo": 1.0}, cost=material.cost)  # type: ignore[arg-type]
 
 
+def rollout_job(folder: Path, **parallel: Any) -> Job:
+    """Four steps of GRPO, averaged over the tokens of all processes; the second has no row of the last micro-batch."""
+    job = a_job(folder, replace(TWENTY, batch_size=3, micro_batch=1, max_steps=4), torch.float64, **parallel)
+    options = grpo.Config(rollouts="sample", group=4, prefix=1.0, beta_kl=0.1, average="token")
+    material = material_of(job, options, folder)
+    return replace(
+        job, source=grpo_data.rollouts(material), loss=make_grpo(options), weights=grpo.weights(options), cost=material.cost
+    )  # fmt: skip
+
+
 def preference(folder: Path) -> None:
-    for shard in (False, True):
-        name = "pairs-shard" if shard else "pairs-copy"
-        job = pair_job(folder / name, shard=shard)
-        _, progress = run(job)
-        write(folder / f"{name}.safetensors", whole(job), job)
-        if job.parallel.main:
-            (folder / f"{name}.json").write_text(json.dumps(progress.costs))
+    for kind, make in (("pairs", pair_job), ("rollouts", rollout_job)):
+        for shard in (False, True):
+            name = f"{kind}-{'shard' if shard else 'copy'}"
+            job = make(folder / name, shard=shard)
+            _, progress = run(job)
+            write(folder / f"{name}.safetensors", whole(job), job)
+            if job.parallel.main:
+                (folder / f"{name}.json").write_text(json.dumps(progress.costs))
 
 
 def mixed(folder: Path) -> None:

@@ -108,6 +108,28 @@ def test_any_split_of_a_batch_of_several_tasks_gives_the_same_update(tmp_path: P
         torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_cross_entropy_of_each_task_is_a_sum_over_its_positions(tmp_path: Path, chunk: int) -> None:
+    job, rows = mixed_job(tmp_path), np.arange(16)
+    model = job.parallel.model
+    model.task_names = ("items", "words")
+    batch = job.source.batch(rows)
+    terms: Terms = model(batch, job.loss, job.rewards(batch), chunk)
+    logits_NV = (
+        model.backbone(input_ids=batch.input_BS, attention_mask=batch.mask_BS)
+        .logits.detach()
+        .flatten(0, 1)[batch.position_N]
+    )
+    for number, name in enumerate(model.task_names):
+        expected = [
+            -float(logits_NV[place].log_softmax(-1)[batch.target_N[place]])
+            for place in range(len(batch.target_N)) if batch.task_N[place] == number
+        ]  # fmt: skip
+        total, count = terms.stats[f"ce_{name}"]
+        assert count == len(expected)
+        assert float(total) == pytest.approx(sum(expected), rel=1e-6)
+
+
 @pytest.mark.parametrize("scope", ["trie", "all"])
 def test_each_term_is_the_mean_over_the_positions_that_have_it(tmp_path: Path, scope: str) -> None:
     """The gradient of one update against autograd on the formula L = L_CPO + lambda L_CPD + mu L_CRR."""

@@ -35,6 +35,10 @@ def pairs(rows: int = 4, answers: int = 3, seed: int = 0) -> Responses:
     extra = {
         "reference": torch.from_numpy(rng.normal(-9, 2, size=(rows, answers)).astype(np.float32)),
         "smoothing": torch.from_numpy(rng.uniform(0, 0.4, size=(rows, answers - 1)).astype(np.float32)),
+        "advantage": torch.from_numpy(rng.normal(size=(rows, answers)).astype(np.float32)),
+        "token_reference": torch.from_numpy(rng.normal(-3, 1, size=(rows, answers, 4)).astype(np.float32)),
+        **{name: torch.ones(rows, answers) for name in ("reward", "right")},
+        "unique": torch.ones(rows),
     }
     return pack(rng.integers(3, VOCABULARY, size=length_B.sum()), length_B, response_BRT, extra=extra)
 
