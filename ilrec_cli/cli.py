@@ -20,6 +20,7 @@ from ilrec_cli.config import Field
 from ilrec_cli.errors import UserError, one_line, outside_reason
 from ilrec_cli.json_log import json_line
 
+INTERRUPTED = 130  # what Typer makes of KeyboardInterrupt
 OPPOSITE = "no_"  # prefix of a switch's hidden opposite
 
 _groups: dict[str, typer.Typer] = {}
@@ -42,6 +43,8 @@ def invoke(argv: Sequence[str]) -> dict[str, Any]:
     """Run a command inside this process and return what `--json` would print. Errors are raised."""
     command = typer.main.get_command(app)
     result = command.main(args=list(argv), prog_name="ilrec", standalone_mode=False)
+    if result == INTERRUPTED:
+        raise KeyboardInterrupt
     return result if isinstance(result, dict) else {}
 
 
@@ -57,7 +60,7 @@ def _guarded(argv: list[str]) -> int:
         return _complain(f"{line} See: ilrec --help") if line else 2
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -99,6 +102,8 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = stage.run(config, invoke) if command in CALLERS else stage.run(config)
     if config.json and int(os.environ.get("RANK", "0")) == 0:
         print(json_line(result))
+    if result.get("failed"):  # a part of what was asked for; the rest was done
+        raise typer.Exit(1)
     return result
 
 

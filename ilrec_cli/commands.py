@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[type, str, str, str]] = {
     "recommend": (settings.Recommend, "recommend", "Results", "ilrec recommend --dataset Instruments --user A2XSBHFY1WXVC5"),
     "serve": (settings.Serve, "serve", "Results", "ilrec serve --dataset Instruments --run ilrec --port 8000"),
     "report": (settings.Report, "report", "Results", "ilrec report --dataset Instruments"),
+    "reproduce": (settings.Reproduce, "reproduce", "Results", "ilrec reproduce table3 --scale tiny"),
     "runs ls": (settings.ListRuns, "runs_ls", "Results", "ilrec runs ls"),
     "runs show": (settings.ShowRun, "runs_show", "Results", "ilrec runs show --dataset Instruments ilrec"),
     "runs diff": (settings.DiffRuns, "runs_diff", "Results", "ilrec runs diff --dataset Instruments sft ilrec"),
@@ -37,7 +38,7 @@ PANELS = ("Data", "Filters, in this order", "Splits", "Reading", "Item text", "I
           "Limits", "Running")  # fmt: skip
 
 # Stages that run other commands: they are given `cli.invoke`.
-CALLERS = ("demo", "report", "runs diff", "sweep")
+CALLERS = ("demo", "report", "reproduce", "runs diff", "sweep")
 
 GROUPS = {
     "runs": "What was trained: list it, look at one, compare two, remove some.",

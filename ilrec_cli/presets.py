@@ -6,6 +6,7 @@ folder are for every plug-in there. A preset may name others that lie under it (
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -84,4 +85,10 @@ def _split(names: Any) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return configs.read_yaml(path) if path.is_file() else {}
+    return _parsed(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: Path, changed: int) -> dict[str, Any]:
+    """Of a version of a file; a grid of cells asks for the same one again and again. Nobody may change what comes back."""
+    return configs.read_yaml(path)

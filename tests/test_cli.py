@@ -174,3 +174,15 @@ def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, ilrec: Ca
     line = ilrec("doctor").one_line()
     assert "pip install no-such-package" in line
     assert "needs 99 or newer" in line
+
+
+def test_a_command_inside_another_that_is_stopped_stops_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ilrec_cli.stages import doctor
+
+    def stopped(config: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        cli.invoke(["doctor"])
+    assert cli._guarded(["doctor"]) == 130

@@ -35,7 +35,7 @@ def mean(evaluated: Sequence[tuple[Plan, dict[str, Any]]], workers: Workers, con
     if workers.is_main:
         artifacts.write_json(plan.folder.with_name(f"{_protocol.folder(rules)}.json"), result)
     _show(plan.model.name, by_template, metrics, spread, console)
-    return {**first, **result}
+    return {key: value for key, value in first.items() if key != "intervals"} | result
 
 
 def _show(

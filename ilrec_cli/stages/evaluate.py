@@ -69,7 +69,7 @@ def run(config: Evaluate) -> dict[str, Any]:
     events = next(iter(results.values()))["events"]
     _tell(config, results, more["exact"], console)
     metrics = {name: found["metrics"] for name, found in results.items()}
-    for key in ("texts", "adjustment"):
+    for key in ("protocol", "intervals", "texts", "adjustment"):
         more[key] = {name: found[key] for name, found in results.items() if key in found}
     return {"events": events, "metrics": metrics, **{key: each for key, each in more.items() if each}}
 

@@ -1,0 +1,59 @@
+"""Figures of the paper from our cells, as PNG and PDF: bars by row, or the loss of every layer over training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ilrec_cli.console import Console
+from ilrec_cli.stages import _html
+from ilrec_cli.stages._grid import Table
+from ilrec_cli.stages._html import GREY
+
+
+def draw(
+    found: dict[str, Any], table: Table, done: dict[str, dict[str, Any]], folder: Path, console: Console
+) -> list[str]:
+    """The names of the files in `folder`; [] without matplotlib, which is said."""
+    if not _html.can_draw(console):
+        return []
+    figure = _layers(table, done) if table.grid["figure"] == "layers" else _bars(found)
+    names = [f"{table.name}.png", f"{table.name}.pdf"]
+    for name in names:
+        metadata: dict[str, Any] = {"CreationDate": None} if name.endswith("pdf") else {}
+        figure.savefig(folder / name, dpi=150, facecolor="white", metadata=metadata)
+    return names
+
+
+def _bars(found: dict[str, Any]) -> Any:
+    """A panel for every paradigm and dataset, a group of bars for every metric."""
+    sections = dict.fromkeys((row["paradigm"], row["dataset"]) for row in found["rows"])
+    names = list(dict.fromkeys(row["row"] for row in found["rows"]))
+    colours = _html.colours(names)
+    sections = dict.fromkeys(key for key in sections if key[0] or len(sections) == 1)
+    figure, axes = _html.figure(rows=1, columns=len(sections), height=3.2)
+    for axis, (paradigm, dataset) in zip(axes, sections, strict=True):
+        own = [row for row in found["rows"] if row["paradigm"] in ("", paradigm) and row["dataset"] == dataset]
+        values = {row["row"]: [row["figures"][metric]["ours"] for metric in found["metrics"]] for row in own}
+        _html.grouped_bars(axis, found["metrics"], values, colours)
+        axis.set_title(f"{paradigm}, {dataset}" if paradigm else dataset, fontsize=10)
+    figure.legend(*_html.legend(axes), loc="outside lower center", ncols=4, fontsize=8, frameon=False, labelcolor=GREY)
+    return figure
+
+
+def _layers(table: Table, done: dict[str, dict[str, Any]]) -> Any:
+    """A panel for every cell, a line for every layer: L is the last, L-k the k-th before it."""
+    cells = [cell for cell in table.cells if done.get(cell.name, {}).get("curves")]
+    figure, axes = _html.figure(rows=1, columns=max(len(cells), 1), height=3.2)
+    for axis, cell in zip(axes, cells, strict=False):
+        curves = done[cell.name]["curves"]
+        depth = max(map(int, curves))
+        labels = {layer: "L" if int(layer) == depth else f"L-{depth - int(layer)}" for layer in curves}
+        colours = _html.colours(sorted(curves, key=int, reverse=True))
+        for layer in sorted(curves, key=int, reverse=True):
+            axis.plot(*zip(*curves[layer], strict=True), color=colours[layer], label=labels[layer], linewidth=1.2)
+        axis.set_title(cell.label, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.set_ylabel("cross-entropy", fontsize=8, color=GREY)
+    figure.legend(*_html.legend(axes), loc="outside lower center", ncols=6, fontsize=8, frameon=False, labelcolor=GREY)
+    return figure
