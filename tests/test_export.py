@@ -128,14 +128,14 @@ def test_a_card_has_what_a_reader_needs(adapted: Path, tmp_path: Path, ilrec: Ru
 
 def test_the_card_of_a_run_on_identifiers_ranks_within_them(adapted: Path, tmp_path: Path, ilrec: Run) -> None:
     """Its other logits were never trained: a list by probabilities over all of them would not be the run's."""
-    result = ilrec("train", *common(adapted), "--name", "scoped", "--method", "sft", *TINY_LM, "--max-steps", "2",
+    result = ilrec("train", *common(adapted), "--name", "scoped-card", "--method", "sft", *TINY_LM, "--max-steps", "2",
                    "--vocab-scope", "ids", "--overwrite")  # fmt: skip
     assert result.code == 0, result.err
-    for name in ("scoped", "sft"):
+    for name in ("scoped-card", "sft"):
         assert ilrec("export", *common(adapted), "--run", name, "--output", tmp_path / name).code == 0
         card = (tmp_path / name / "README.md").read_text()
-        assert ("renormalize_logits=True" in card) == (name == "scoped")
-        assert ("mean something among tokens of identifiers alone" in card) == (name == "scoped")
+        assert ("renormalize_logits=True" in card) == (name == "scoped-card")
+        assert ("mean something among tokens of identifiers alone" in card) == (name == "scoped-card")
 
 
 def test_bfloat16_weights_are_merged_in_float32(adapted: Path, tmp_path: Path, ilrec: Run) -> None:
