@@ -340,29 +340,29 @@ def kill_at(process: subprocess.Popen[str], log: Path, step: int) -> None:
     raise AssertionError(f"the run ended before step {step}: {process.communicate()[0]}")
 
 
-def test_killed_and_resumed_by_the_commands_ends_with_the_same_digest(world: Path) -> None:
-    straight = start(world, "straight")
+def test_killed_and_resumed_by_the_commands_ends_with_the_same_digest(own_world: Path) -> None:
+    straight = start(own_world, "straight")
     output, _ = straight.communicate(timeout=180)
     assert straight.returncode == 0, output
-    log = world / "toy" / "runs" / "killed" / "train" / "log.jsonl"
-    kill_at(start(world, "killed"), log, 8)
-    last = start(world, "killed", "--resume")
+    log = own_world / "toy" / "runs" / "killed" / "train" / "log.jsonl"
+    kill_at(start(own_world, "killed"), log, 8)
+    last = start(own_world, "killed", "--resume")
     output, _ = last.communicate(timeout=180)
     assert last.returncode == 0, output
     assert "Resuming after step" in output
-    one, two = (artifacts.read(world / "toy" / "runs" / name / "train", "run") for name in ("straight", "killed"))
+    one, two = (artifacts.read(own_world / "toy" / "runs" / name / "train", "run") for name in ("straight", "killed"))
     assert one.manifest["files"]["model/model.safetensors"] == two.manifest["files"]["model/model.safetensors"]
     assert one.digest == two.digest
     assert not (two.path / "checkpoints").exists()
 
 
-def test_runs_are_not_overwritten_unasked(world: Path, ilrec: Callable[..., Finished]) -> None:
+def test_runs_are_not_overwritten_unasked(own_world: Path, ilrec: Callable[..., Finished]) -> None:
     common = [
         "train",
         "--dataset",
         "toy",
         "--work",
-        world,
+        own_world,
         "--name",
         "kept",
         "--method",
@@ -376,7 +376,7 @@ def test_runs_are_not_overwritten_unasked(world: Path, ilrec: Callable[..., Fini
     assert again.code == 0
     assert "Already trained" in again.out
     assert "with other settings: seed is 1, that run has 0." in ilrec(*common, "--seed", "1").one_line()
-    unfinished = world / "toy" / "runs" / "half" / "train" / "checkpoints"
+    unfinished = own_world / "toy" / "runs" / "half" / "train" / "checkpoints"
     unfinished.mkdir(parents=True)
     (unfinished / "last.safetensors").touch()
     assert "--resume" in ilrec(*common[:6], "half", *common[7:]).one_line()
