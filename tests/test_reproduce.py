@@ -6,8 +6,13 @@ import json
 import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -370,13 +375,17 @@ def test_raw_folders_and_named_identifiers_reach_the_commands(tmp_path: Path) ->
 def test_commands_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher's command line; the last line of JSON counts; failures and Ctrl-C are told apart."""
     log, asked, code = tmp_path / "log", list[list[str]](), 0
+    output = '{"step": 1}\nnoise\n{"events": 3}\nmore noise\n'
 
-    def process(argv: list[str], stdout: Any, stderr: Any) -> Any:
-        asked.append(argv[1:])
-        stdout.write('{"step": 1}\nnoise\n{"events": 3}\nmore noise\n')
-        return type("Done", (), {"returncode": code})
+    class Process:
+        def __init__(self, argv: list[str], stdout: Any, stderr: Any):
+            asked.append(argv[1:])
+            stdout.write(output)
 
-    monkeypatch.setattr(_cells.subprocess, "run", process)
+        def wait(self) -> int:
+            return code
+
+    monkeypatch.setattr(_cells.subprocess, "Popen", Process)
     launch = ["accelerate", "launch", "--num_processes", "8", "-m", "ilrec_cli"]
     run = _cells.isolated(launch)
     assert run(["train", "--seed", "0"], log) == {"events": 3}
@@ -388,9 +397,40 @@ def test_commands_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.
     code = 2
     with pytest.raises(_cells.CellError, match="exit code 2: more noise"):
         run(["train"], log)
-    code = 130
+    output = "error: no item identifiers\nCalledProcessError: Command returned 2\n"
+    with pytest.raises(_cells.CellError, match="exit code 2: no item identifiers"):
+        run(["train"], log)
+    code, output = 130, ""
     with pytest.raises(KeyboardInterrupt):
         run(["train"], log)
+
+
+def test_a_command_that_is_asked_to_stop_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does then, a step and a checkpoint of a large model, may take longer than the quarter of a second that
+    `subprocess.run` leaves it."""
+    script = (
+        "import pathlib, signal, sys, time\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "def save(*_):\n    time.sleep(0.6)\n    (folder / 'saved').touch()\n    sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "(folder / 'began').touch()\n"
+        "time.sleep(20)\n"
+    )
+    popen = subprocess.Popen
+
+    def process(argv: list[str], **files: Any) -> Any:
+        return popen([sys.executable, "-c", script, str(tmp_path)], **files)
+
+    def interrupt() -> None:
+        while not (tmp_path / "began").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(_cells.subprocess, "Popen", process)
+    Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        _cells.isolated([])(["train"], tmp_path / "log")
+    assert (tmp_path / "saved").exists()
 
 
 def test_other_rows_stay_on_the_page(tmp_path: Path) -> None:

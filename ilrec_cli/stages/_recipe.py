@@ -119,7 +119,8 @@ class Recipes:
 
     def _cf(self, model: str) -> Step:
         name = self.data["name"]
-        argv = ("train-cf", "--dataset", name, "--model", model, *flags(self.scale.get("train-cf", {})))
+        chosen = over(self.scale.get("train-cf", {}), self.data.get("train-cf", {}).get(model, {}))
+        argv = ("train-cf", "--dataset", name, "--model", model, *flags(chosen))
         made = f"{model}-{configs.fingerprint(argv)[:6]}"
         return Step((*argv, "--name", made), f"{name}/cf/{made}/train", f"train-cf {model} {name}")
 
