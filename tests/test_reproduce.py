@@ -17,10 +17,13 @@ from typing import Any
 
 import pytest
 
-from ilrec_cli import artifacts, cli
+from ilrec_cli import artifacts, cli, presets
+from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
-from ilrec_cli.settings import Reproduce
+from ilrec_cli.settings import Reproduce, Train
 from ilrec_cli.stages import _cells, _grid, _hours, _reproduced, reproduce
+from ilrec_cli.stages._recipe import Step
+from ilrec_cli.stages._start import TAKEN
 
 KINDS = {"preprocess": "data", "build-ids": "ids", "train-cf": "cf", "train": "run"}
 
@@ -103,6 +106,45 @@ def test_every_cell_has_commands_or_a_reason(name: str, scale: Any, tmp_path: Pa
             assert cell.steps[0].argv[0] == "preprocess"
             assert cell.steps[-1].argv[0] == "evaluate"
             assert all(step.argv[0] in table.scale["hours"] for step in cell.steps)
+        else:  # settings that exclude each other are a mistake of the grid, not a cell that cannot be
+            assert cell.why == table.scale["backbones"]["Llama3.1-8B"].get("why"), cell
+            assert (name, scale) == ("table9", "small")
+
+
+@pytest.mark.parametrize("name", _grid.names())
+def test_every_row_can_be_asked_for_by_name(name: str, tmp_path: Path) -> None:
+    """`--rows A,B`: so a name has no comma."""
+    every = list(_grid.declared(name, settings(tmp_path, name)).grid["rows"])
+    config = configs.build(Reproduce, {"tables": name, "rows": ",".join(every)}, "test")
+    assert _grid.declared(name, config).grid["rows"].keys() == set(config.rows)
+    assert "--rows" in reproduce._again(name, config, config.rows)
+
+
+def _asked(step: Step) -> Train:
+    """The settings of a training as its command line has them."""
+    values: dict[str, Any] = {"options": {}}
+    for flag, value in zip(step.argv[1:], [*step.argv[2:], "--"], strict=True):
+        if flag == "-o":
+            values["options"] |= configs.parse_pairs([value])
+        elif flag.startswith("--"):
+            values[flag[2:].replace("-", "_")] = True if value.startswith("-") else value
+    return configs.build(Train, presets.under(Train, values), "test")
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("name", ["table1", "table5", "table7", "figure6"])
+def test_what_starts_from_a_run_asks_for_nothing_that_the_run_has_otherwise(
+    name: str, scale: Any, tmp_path: Path
+) -> None:
+    """`train --from` would refuse it, after the start was trained."""
+    steps = [step for cell in grid(name, settings(tmp_path, name, scale=scale)).cells for step in cell.steps]
+    trained = {step.name: _asked(step) for step in steps if step.argv[0] == "train"}
+    children = [each for each in trained.values() if each.from_ is not None]
+    assert children
+    defaults = {field.name: field.default for field in configs.fields(Train)}
+    for child in children:
+        for key in TAKEN:
+            assert getattr(child, key) in (defaults[key], getattr(trained[str(child.from_)], key)), (child.method, key)
 
 
 def _leaves(node: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:

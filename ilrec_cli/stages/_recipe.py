@@ -79,8 +79,9 @@ class Recipes:
         method, chosen, name = row["method"], self._training(row), self.data["name"]
         self._refuse_layers(method, chosen)
         size = " ".join(str(chosen[key]) for key in SIZES if key in chosen)
-        if start is not None:
-            chosen = {key: value for key, value in chosen.items() if key not in TAKEN} | {"from": start.name}
+        if start is not None:  # the prompt stays, where it is given: a preset may have another one than the run
+            left = {key: value for key, value in chosen.items() if key not in TAKEN or key == "prompt"}
+            chosen = left | {"from": start.name}
         else:
             chosen["ids"] = self.given_ids if ids is None else ids.name
         chosen |= {"cf": cf.name} if cf else {}
