@@ -57,7 +57,7 @@ class Workshop:
         """All of a command's arguments."""
         found = [*step.argv, "--work", str(self.work)]
         if step.files is not None and "--source" not in step.argv:
-            raw = self.work / step.files / "raw" if self.raw_dir is None else self.raw_dir / step.files
+            raw = _raw(self.work / step.files) if self.raw_dir is None else self.raw_dir / step.files
             own = f"{step.files}/data" == step.output  # its files are found, or downloaded, without being named
             found += ["--raw-dir", str(self.raw_dir if self.alone else raw)] if self.raw_dir or not own else []
         return found
@@ -239,6 +239,13 @@ def _curves(model: Path) -> dict[str, list[list[float]]]:
             if key.startswith("ce_layer_"):
                 found.setdefault(key.removeprefix("ce_layer_"), []).append([line["step"], value])
     return found
+
+
+def _raw(folder: Path) -> Path:
+    """Where a dataset's raw files lie: in `raw`, or, where they were downloaded, in the folder of an edition there."""
+    raw = folder / "raw"
+    editions = sorted(path for path in raw.glob("*") if path.is_dir())
+    return editions[-1] if editions and not any(path.is_file() for path in raw.glob("*")) else raw
 
 
 def _digests(cell: Cell, work: Path) -> dict[str, str]:

@@ -41,7 +41,7 @@ class Recipes:
 
     def steps(self, row: Values) -> list[Step]:
         """All of a row's commands, in order; `UserError` says why a row cannot be."""
-        steps, start, reward = [preprocess(self.data)], None, None
+        steps, start, reward = preprocess(self.data), None, None
         if "model" in row:
             cf = self._cf(row["model"])
             return [*steps, cf, self._evaluate(over(self.scale.get("evaluate", {}), row.get("evaluate", {})), cf)]
@@ -137,11 +137,13 @@ class Recipes:
         return Step(argv, None, f"evaluate {model.kind.partition(' ')[2]}")
 
 
-def preprocess(data: Values) -> Step:
-    """The first command of every cell on a dataset."""
+def preprocess(data: Values) -> list[Step]:
+    """The first commands of every cell on a dataset: its own, after that of the dataset whose raw files it reads."""
     name = data["name"]
+    files = data.get("files", name)
     argv = ("preprocess", "--dataset", name, *flags(data.get("preprocess", {})))
-    return Step(argv, f"{name}/data", f"preprocess {name}", data.get("files", name))
+    own = Step(argv, f"{name}/data", f"preprocess {name}", files)
+    return [own] if files == name else [*preprocess({"name": files}), own]
 
 
 def flags(values: Values) -> list[str]:

@@ -34,7 +34,8 @@ def _reproduce(name: str, config: Reproduce, command: Invoke, console: Console) 
     table = _grid.declared(name, config)
     shop = _workshop(table, config, command, console)
     for data in table.datasets.values():  # whether items have titles is known once the data are there
-        _cells.prepare(_recipe.preprocess(data), shop)
+        for step in _recipe.preprocess(data):
+            _cells.prepare(step, shop)
     table = _filled(table, config)
     failed: dict[str, str] = {}
     wanted = _wanted(table, config)
