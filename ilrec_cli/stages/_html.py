@@ -65,11 +65,11 @@ def _paler(colour: str, times: int) -> str:
 
 
 def shades(layers: int) -> dict[int, Any]:
-    """A colour for each of so many layers, from dark (the first) to light (the last): neighbours look alike."""
+    """A colour for each of so many layers, from dark (the first) to light (the last), seen on white and on black."""
     from matplotlib import colormaps
 
     return {
-        layer: colormaps["viridis"](0.05 + 0.85 * (layer - 1) / max(1, layers - 1)) for layer in range(1, layers + 1)
+        layer: colormaps["viridis"](0.25 + 0.55 * (layer - 1) / max(1, layers - 1)) for layer in range(1, layers + 1)
     }
 
 
