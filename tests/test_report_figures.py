@@ -26,6 +26,17 @@ def test_figures_for_papers_are_black_on_white(tmp_path: Path) -> None:
     assert axis.title.get_color() == "black"
 
 
+def test_numbers_of_a_saved_heat_map_are_seen_on_its_colours(tmp_path: Path) -> None:
+    rows = [run(f"{alpha}-{beta}", alpha + beta, alpha=alpha, beta=beta) for alpha in (0.1, 0.2) for beta in (0.4, 0.5)]
+    (drawing,) = _report_sensitivity.draw("s", rows)
+    (axis,) = drawing.figure.axes
+    _html.save(drawing.figure, tmp_path / "map.png")
+    colours = {text.get_text(): text.get_color() for text in axis.texts}
+    assert colours == {"0.5000": "white", "0.6000": "white", "0.7000": "black"}
+    assert axis.get_title() == "NDCG@10 of sft"
+    assert axis.xaxis.label.get_color() == "black"
+
+
 def test_curves_are_of_runs_that_differ_in_one_setting_alone() -> None:
     rows = [run("b", 0.3, layers="consecutive:2"), run("a", 0.2, layers="consecutive:1"), run("c", 0.5, layers="consecutive:10"),
             run("c1", 0.7, seed=1, layers="consecutive:10"), run("other", 0.9, layers="consecutive:4", beta=0.2)]  # fmt: skip

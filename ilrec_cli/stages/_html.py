@@ -147,7 +147,8 @@ def save(figure: Any, path: Path) -> None:
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
-        text.set_color("black")
+        if text.get_color() == GREY:  # what stands on the page; numbers in a heat map stand on colours
+            text.set_color("black")
     with _style():
         metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
                     "svg": {"Date": None, "Creator": None}}[path.suffix[1:]]  # fmt: skip

@@ -30,6 +30,7 @@ class Plane(NamedTuple):
 
     settings: tuple[str, str]
     values: dict[tuple[Any, Any], float]
+    of: str = ""  # the method, where that is not one of the settings
 
 
 def curves(rows: Sequence[Row]) -> list[Curve]:
@@ -57,7 +58,7 @@ def planes(rows: Sequence[Row]) -> list[Plane]:
             cells.setdefault((flat.get(one), flat.get(two)), []).append(row.metrics[METRIC])
         whole = _whole({key: sum(each) / len(each) for key, each in cells.items()})
         if whole:
-            found.append(Plane((one, two), whole))
+            found.append(Plane((one, two), whole, "" if "method" in settings else family[0].kind))
     return sorted(found, key=lambda plane: (-len(plane.values), plane.settings))[:PANELS]
 
 
@@ -153,7 +154,7 @@ def _draw_plane(axis: Any, plane: Plane) -> None:
     axis.set_yticks(range(len(twos)), [str(two) for two in twos])
     axis.set_xlabel(plane.settings[0], fontsize=8)
     axis.set_ylabel(plane.settings[1], fontsize=8, color=GREY)
-    axis.set_title("NDCG@10", fontsize=10)
+    axis.set_title(f"NDCG@10 of {plane.of}" if plane.of else "NDCG@10", fontsize=10)
 
 
 def _families(rows: Sequence[Row], free: int) -> list[tuple[tuple[str, ...], list[Row]]]:

@@ -96,7 +96,7 @@ def latex(table: Table, *, intervals: bool = False) -> str:
         for row in table.cells()
     ]
     rows = [" & ".join(row) + r" \\" for row in body]
-    caption = tex(f"{table.title}. {table.note}".strip())
+    caption = tex(f"{'. '.join(filter(None, (table.title, table.note)))}.")
     return "\n".join([
         r"\begin{table}[t]", r"\centering", rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{{shape}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule", *rows, r"\bottomrule",
