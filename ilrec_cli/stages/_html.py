@@ -144,10 +144,11 @@ def svg(figure: Any, description: str) -> str:
 
 def save(figure: Any, path: Path) -> None:
     """A file for a paper or a slide, by its ending: black on white, fonts inside."""
+    from matplotlib.colors import to_hex
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
-        if text.get_color() == GREY:  # what stands on the page; numbers in a heat map stand on colours
+        if to_hex(text.get_color()) == GREY:  # what stands on the page; numbers in a heat map stand on colours
             text.set_color("black")
     with _style():
         metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
