@@ -247,7 +247,11 @@ def decode() -> str:
 
 def evaluate() -> str:
     """A whole test split, by how many processes and in which batches."""
-    ways = {"one_process": "one process", "two_processes": "two processes", "batches_of_32": "one process, smaller batches"}
+    ways = {
+        "one_process": "one process",
+        "two_processes": "two processes",
+        "batches_of_32": "one process, smaller batches",
+    }
     found = json.loads((RESULTS / "evaluate.json").read_text())
     rows = [[name, f"{found[way]['threads']}", f"{found[way]['batch_size']}", f"{found[way]['command_seconds']:.0f} s",
              f"{found[way]['users_per_second']:.0f}"] for way, name in ways.items()]  # fmt: skip
