@@ -137,6 +137,29 @@ def test_advice_on_memory_is_that_of_the_model(own: Path, ilrec: Run, monkeypatc
     assert "--device" in line
 
 
+def test_a_model_named_twice_is_evaluated_once(own: Path, ilrec: Run) -> None:
+    result = ilrec("evaluate", *common(own), "--run", "sft,sft", *FEW, "--json")
+    assert list(json.loads(result.out.splitlines()[-1])["metrics"]) == ["sft"]
+
+
+@pytest.mark.parametrize("flags", [[], FEW, ["--split", "valid"], ["--beams", "7"]])
+def test_the_next_command_compares_what_was_evaluated(own: Path, ilrec: Run, flags: list[str]) -> None:
+    """Whatever else the models were evaluated under; and two models of one name, each as compare takes it."""
+    named = own / "toy" / "runs" / "sasrec"
+    shutil.copytree(own / "toy" / "runs" / "sft" / "train", named / "train", dirs_exist_ok=True)
+    for models in ("sft,ilrec", f"sasrec,{named}"):
+        ilrec("evaluate", *common(own), "--run", models)
+        evaluated = ilrec("evaluate", *common(own), "--run", models, *flags, "--json")
+        found = json.loads(evaluated.out.splitlines()[-1])
+        (line,) = (line for line in evaluated.out.splitlines() if line.startswith("Is it real: ilrec "))
+        compared = ilrec(*line.removeprefix("Is it real: ilrec ").split(), "--metrics", "ndcg@5", "--json")
+        assert compared.code == 0, compared.err
+        (row,) = json.loads(compared.out.splitlines()[-1])["comparisons"]
+        assert [row["base"], row["value"]] == pytest.approx([each["ndcg@5"] for each in found["metrics"].values()])
+        assert json.loads(compared.out.splitlines()[-1])["events"] == found["events"]
+    shutil.rmtree(named)
+
+
 def test_few_beams_answer_for_short_lists_alone(own: Path, ilrec: Run) -> None:
     result = ilrec("evaluate", *common(own), "--run", "ilrec", *FEW, "--beams", "6", "--exact", "4", "--json")
     assert result.code == 0, result.err
