@@ -137,6 +137,20 @@ def test_advice_on_memory_is_that_of_the_model(own: Path, ilrec: Run, monkeypatc
     assert "--device" in line
 
 
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_a_damaged_result_is_made_again(own: Path, ilrec: Run, flags: list[str]) -> None:
+    """`compare` and `report` say: re-run ilrec evaluate."""
+    arguments = ["evaluate", *common(own), "--run", "sft", "--limit-users", "5", "--beams", "5"]
+    assert ilrec(*arguments).code == 0
+    folder = folder_of(own, "test-full-beam5-vocab-n5-s0", "runs/sft")
+    whole = (folder / "metrics.json").read_bytes()
+    (folder / "metrics.json").write_text("{")
+    (folder / "provenance.json").unlink()
+    again = ilrec(*arguments, *flags)
+    assert again.code == 0, again.err
+    assert (folder / "metrics.json").read_bytes() == whole
+
+
 def test_a_model_named_twice_is_evaluated_once(own: Path, ilrec: Run) -> None:
     result = ilrec("evaluate", *common(own), "--run", "sft,sft", *FEW, "--json")
     assert list(json.loads(result.out.splitlines()[-1])["metrics"]) == ["sft"]
