@@ -26,6 +26,7 @@ def run(config: Train) -> dict[str, Any]:
     console = Console.of(config)
     task = _task.decided(config)
     config = task.settings
+    task = task._replace(recorded=task.recorded | _tasks.wording(config, task.parents.get("from")))
     name = config.name or f"{config.method}-{configs.fingerprint(_run_folder.identity(task))}-s{config.seed}"
     folder = _inputs.dataset_dir(config) / "runs" / folders.plain_name(name, "--name") / "train"
     if _run_folder.is_finished(folder, task):
