@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ilrec_cli import artifacts
 from ilrec_cli.console import Console
-from ilrec_cli.stages import _protocol
+from ilrec_cli.stages import _evaluation, _protocol
 from ilrec_cli.stages._evaluation import Plan
 from ilrec_cli.stages._workers import Workers
 
@@ -28,7 +30,7 @@ def mean(evaluated: Sequence[tuple[Plan, dict[str, Any]]], workers: Workers, con
     }
     rules = _protocol.mean_of_templates(plan.rules, len(evaluated))
     result = {
-        "protocol": rules, "events": first["events"], "metrics": metrics, "least_and_most": spread,
+        "version": _evaluation.VERSION, "protocol": rules, "events": first["events"], "metrics": metrics, "least_and_most": spread,
         "by_template": {_protocol.folder(each.rules): found["metrics"] for each, found in evaluated},
         "parents": {role: parent.digest for role, parent in plan.parents.items()},
     }  # fmt: skip
@@ -36,6 +38,16 @@ def mean(evaluated: Sequence[tuple[Plan, dict[str, Any]]], workers: Workers, con
         artifacts.write_json(plan.folder.with_name(f"{_protocol.folder(rules)}.json"), result)
     _show(plan.model.name, by_template, metrics, spread, console)
     return {key: value for key, value in first.items() if key != "intervals"} | result
+
+
+def kept(train: Path, parents: Mapping[str, str]) -> dict[Path, dict[str, Any]]:
+    """{file: what it says} of the means of this very run on these very data (`parents`: their versions)."""
+    found = {
+        path: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((train.parent / "eval").glob("[!.]*.json"))
+    }
+    return {path: each for path, each in found.items()
+            if each.get("version") == _evaluation.VERSION and each["parents"].items() >= parents.items()}  # fmt: skip
 
 
 def _show(
