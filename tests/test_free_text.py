@@ -409,6 +409,15 @@ def test_what_cannot_be_is_refused_in_one_line(titled: Path, ilrec: Run) -> None
     shutil.move(titled / "aside", titled / "toy" / "ids" / "text")
 
 
+def test_titles_that_cannot_be_written_to_their_end_are_counted(titled: Path, ilrec: Run) -> None:
+    flags = ["evaluate", *common(titled), "--run", "bigrec", "--decode", "free", "--limit-users", "4", "--text-tokens"]
+    few = ilrec(*flags, "2")
+    assert few.code == 0, few.err
+    items = len(titles_of(titled))
+    assert f"--text-tokens 2: the titles of {items} of {items} items are longer" in few.err
+    assert "cannot be written" not in ilrec(*flags, "64").err
+
+
 def test_a_text_that_is_a_title_has_the_titles_own_vector() -> None:
     """Encoders differ in their last bits from batch to batch; this one differs by as much as it can."""
     rng = np.random.default_rng(0)
