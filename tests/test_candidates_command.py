@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_LM, Finished
+from test_lcrec_tasks import stopped
 
 from ilrec_cli import artifacts
 from ilrec_cli.lm.candidate_prompts import TEMPLATES, CandidateTemplate
@@ -332,6 +333,17 @@ def test_own_data_with_drawn_candidates_train_and_rank_too(own_world: Path, ilre
     assert done.code == 0, done.err
     again = ilrec(*train, "--overwrite")
     assert again.code == 0, again.err
+    longer = [*train[:-2], "--batch-size", "64", "--epochs", "3", "--save-every", "1"]  # the last value of a flag wins
+    weights = []
+    for name, after in (("whole", None), ("halted", 4)):
+        flags = [*map(str, longer), "--name", name]
+        if after is not None:
+            stopped(flags[1:], after)
+            flags.append("--resume")
+        done = ilrec(*flags)
+        assert done.code == 0, done.err
+        weights.append((own_world / "toy" / "runs" / name / "train" / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1], "epochs draw the same candidates and templates again"
     found = evaluate(ilrec, own_world, "--run", "own", "--candidates", "sum")
     assert 0 <= found["metrics"]["own"]["hit@1"] <= 1
     assert found["metrics"]["own"]["hit@5"] == 1, "five candidates"

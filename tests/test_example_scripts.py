@@ -78,8 +78,8 @@ def test_titles_are_written_grounded_and_searched(
         assert done.code == 0, (command, done.err)
     made = sorted(path.name for path in (tmp_path / "ilrec-work/Instruments/runs/bigrec-ilrec/eval").glob("test-*"))
     assert made == [
-        "test-full-beam20-vocab", "test-full-beam20-vocab-cf0.5-sasrec", "test-full-free-beam4-tok32-titles-tfidf",
-        "test-full-free-beam4-tok32-titles-tfidf-cf-sasrec-gauto",
+        "test-full-beam20-vocab", "test-full-beam20-vocab-cf0.5-sasrec", "test-full-free-beam4-titles-tfidf",
+        "test-full-free-beam4-titles-tfidf-cf-sasrec-gauto",
     ]  # fmt: skip
 
 

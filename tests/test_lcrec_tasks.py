@@ -118,6 +118,21 @@ def test_a_run_with_other_wording_is_another_run(
     assert "holds a run with other settings: wording is " in ilrec(*flags, "--name", "done").one_line()
     again = ["train", "--config", run / "config.yaml", "--work", said_world, "--name", "again"]
     assert ilrec(*again).code == 0, "settings alone, whatever the wording"
+    onwards = [
+        "train",
+        *common(said_world),
+        "--from",
+        "done",
+        *["--epochs", "1"],
+        "--max-steps",
+        "1",
+        "--batch-size",
+        "4",
+    ]
+    assert "its prompts had other words" in ilrec(*onwards, "--method", "sft", "--name", "mixed").one_line()
+    assert ilrec(*onwards, "--method", "dpo", "--name", "pairs").code == 0, "prompts are the tokens of that run"
+    pairs = artifacts.read(run.parents[1] / "pairs" / "train", "run")
+    assert pairs.config["wording"] == pairs.json("layout.json")["digest"] == kept.config["wording"]
     monkeypatch.setattr(templates, "every", lambda: before)
     assert ilrec(*flags, "--name", "worded", "--save-every", "1", "--resume").code == 0
     assert "Already trained" in ilrec(*flags, "--name", "done").out

@@ -101,15 +101,33 @@ def layouts(settings: Train, tokenizer: Any) -> list[Layout]:
     return [Layout.prompt(tokenizer, template) for template in trained]
 
 
-def wording(settings: Train, start: Artifact | None) -> dict[str, str]:
-    """A digest of the text of all prompts and answers, the chat template's included; nothing where a run has no prompts."""
+def wording(settings: Train, start: Artifact | None, *, makes_rows: bool) -> dict[str, str]:
+    """A digest of the text of all prompts and answers, the chat template's included; nothing where a run has no prompts.
+
+    `UserError` where the run that this one starts from was worded otherwise, and rows are made in today's words.
+    """
     form = prompts.PLAIN
     if settings.chat:
         if start is None and backbone.is_tiny(settings.backbone):
             return {}  # has no chat template, and is refused for it
         form = prompts.chat(backbone.tokenizer_of(settings.backbone, None if start is None else start.path / "model"))
     texts = _texts(settings, form)
-    return {"wording": templates.digest(texts)} if texts else {}
+    now = templates.digest(texts) if texts else None
+    kept = now if start is None else _worded(start)
+    if kept != now and makes_rows:
+        raise UserError(
+            f"--from {start and start.name}: its prompts had other words than lm/ and the chat template have now; train it again, "
+            "or start from another run"
+        )
+    return {} if kept is None else {"wording": kept}
+
+
+def _worded(run: Artifact) -> str | None:
+    """The same digest of a finished run; None where it has no prompts."""
+    found = run.json("layout.json")
+    if candidates.TASK in found:
+        return templates.digest([piece for template in found[candidates.TASK]["texts"] for piece in template])
+    return found.get("digest")
 
 
 def record(settings: Train, tokenizer: Any, start: Artifact | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ilrec_cli.stages import _evaluation, _protocol
 from ilrec_cli.stages._evaluation import Plan
 from ilrec_cli.stages._workers import Workers
 
-SHOWN = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
+SHOWN = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10", "valid", "substring_hit@1", "substring_valid")
 
 
 def mean(evaluated: Sequence[tuple[Plan, dict[str, Any]]], workers: Workers, console: Console) -> dict[str, Any]:
