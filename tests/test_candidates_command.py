@@ -258,6 +258,43 @@ def test_targets_seen_and_unseen_in_training_are_apart_in_comparison_and_report(
     assert "substring_hit@1" in head.split(), "valid ratio beside Hit@1"
 
 
+def test_the_mean_over_prompts_has_its_parts(shop: Path, ilrec: Run) -> None:
+    done = ilrec(
+        "evaluate", "--dataset", "toy", "--work", shop, "--run", "sft", "--candidates", "generate", "--all-templates"
+    )
+    assert done.code == 0, done.err
+    kept = json.loads((shop / "toy" / "runs" / "sft" / "eval" / "test-cand6-names-mean12.json").read_text())
+    every = [evaluation(shop, "sft", name).json("metrics.json") for name in kept["by_template"]]
+    for part in ("seen", "unseen"):
+        parts = [each["slices"]["target_in_training"][part] for each in every]
+        found = kept["slices"]["target_in_training"][part]
+        assert found["events"] == parts[0]["events"]
+        for name in ("hit@1", "valid"):
+            assert found["metrics"][name] == pytest.approx(
+                np.mean([each["metrics"][name] for each in parts]), abs=1e-12
+            )
+    (row,) = [line.split() for line in done.out.splitlines() if line.startswith("sft ") and "events" not in line]
+    seen = kept["slices"]["target_in_training"]["seen"]["metrics"]["hit@1"]
+    assert [row[1], row[2], row[-2]] == [
+        f"{value:.4f}" for value in (kept["metrics"]["hit@1"], kept["metrics"]["valid"], seen)
+    ]
+    assert any("valid" in line.split() for line in done.out.splitlines() if line.startswith("prompt "))
+    assert (
+        ilrec(
+            "report",
+            "--dataset",
+            "toy",
+            "--work",
+            shop,
+            "--formats",
+            "html,csv,svg",
+            "--output",
+            shop / "m" / "page.html",
+        ).code
+        == 0
+    )
+
+
 def test_no_epoch_has_an_example_that_is_too_long(shop: Path) -> None:
     """Templates are drawn anew: one that epoch 1 draws can be longer than all of epoch 0's."""
     from ilrec_cli import config as configs

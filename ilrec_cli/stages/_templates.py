@@ -23,7 +23,7 @@ def mean(evaluated: Sequence[tuple[Plan, dict[str, Any]]], workers: Workers, con
     """
     plan, first = evaluated[0]
     by_template = [found["metrics"] for _, found in evaluated]
-    metrics = {name: sum(values[name] for values in by_template) / len(by_template) for name in by_template[0]}
+    metrics = _means(by_template)
     spread = {
         name: [min(values[name] for values in by_template), max(values[name] for values in by_template)]
         for name in metrics
@@ -31,13 +31,29 @@ def mean(evaluated: Sequence[tuple[Plan, dict[str, Any]]], workers: Workers, con
     rules = _protocol.mean_of_templates(plan.rules, len(evaluated))
     result = {
         "version": _evaluation.VERSION, "protocol": rules, "events": first["events"], "metrics": metrics, "least_and_most": spread,
+        "slices": _slices([found["slices"] for _, found in evaluated]),
         "by_template": {_protocol.folder(each.rules): found["metrics"] for each, found in evaluated},
         "parents": {role: parent.digest for role, parent in plan.parents.items()},
     }  # fmt: skip
     if workers.is_main:
         artifacts.write_json(plan.folder.with_name(f"{_protocol.folder(rules)}.json"), result)
     _show(plan.model.name, by_template, metrics, spread, console)
-    return {key: value for key, value in first.items() if key != "intervals"} | result
+    return {key: value for key, value in first.items() if key not in ("intervals", "lists", "texts")} | result
+
+
+def _means(every: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(values[name] for values in every) / len(every) for name in every[0]}
+
+
+def _slices(every: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same of each slice: the prompts share their events."""
+    return {
+        kind: {
+            part: {"events": each["events"], "metrics": _means([slices[kind][part]["metrics"] for slices in every])}
+            for part, each in parts.items()
+        }
+        for kind, parts in every[0].items()
+    }
 
 
 def kept(train: Path, parents: Mapping[str, str]) -> dict[Path, dict[str, Any]]:
