@@ -14,6 +14,7 @@ from said_folder import raw_folder
 from tokenizers_of_kinds import a_tokenizer
 
 from ilrec_cli import artifacts, cli
+from ilrec_cli.checkpoint import first_difference
 from ilrec_cli.json_log import read_log
 from ilrec_cli.stages import _inputs, _tasks
 
@@ -133,6 +134,7 @@ def test_a_run_with_other_wording_is_another_run(
     assert ilrec(*onwards, "--method", "dpo", "--name", "pairs").code == 0, "prompts are the tokens of that run"
     pairs = artifacts.read(run.parents[1] / "pairs" / "train", "run")
     assert pairs.config["wording"] == pairs.json("layout.json")["digest"] == kept.config["wording"]
+    assert first_difference({"seed": 0}, {"seed": 0, "wording": "x"})[0] == "", "of the first releases: not known"
     monkeypatch.setattr(templates, "every", lambda: before)
     assert ilrec(*flags, "--name", "worded", "--save-every", "1", "--resume").code == 0
     assert "Already trained" in ilrec(*flags, "--name", "done").out

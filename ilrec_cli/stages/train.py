@@ -14,7 +14,6 @@ from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.interrupt import Stopped
 from ilrec_cli.lm import backbone, cost
-from ilrec_cli.lm.candidates import TASK
 from ilrec_cli.lm.loop import Progress
 from ilrec_cli.lm.phases import run_phases
 from ilrec_cli.settings import Train
@@ -25,11 +24,8 @@ from ilrec_cli.stages._job import Prepared, Task
 def run(config: Train) -> dict[str, Any]:
     """Train, write WORK/DATASET/runs/NAME/train, print where it lies."""
     console = Console.of(config)
-    task = _task.decided(config)
+    task = _task.worded(_task.decided(config))
     config = task.settings
-    task = task._replace(
-        recorded=task.recorded | _tasks.wording(config, task.parents.get("from"), makes_rows=_makes_rows(task))
-    )
     name = config.name or f"{config.method}-{configs.fingerprint(_run_folder.identity(task))}-s{config.seed}"
     folder = _inputs.dataset_dir(config) / "runs" / folders.plain_name(name, "--name") / "train"
     if _run_folder.is_finished(folder, task):
@@ -68,13 +64,6 @@ def run(config: Train) -> dict[str, Any]:
     )
     return {"path": str(folder), "name": name, "trained": True, "best_valid_ndcg@10": progress.best,
             "best_step": progress.before + progress.best_step, "steps": progress.all_steps, "seconds": progress.seconds}  # fmt: skip
-
-
-def _makes_rows(task: Task) -> bool:
-    """Whether prompts are put together from texts, and not from the tokens of the run that this one starts from."""
-    phases = [phase for phase in task.method.phases(task.options) if not (phase.start and "from" in task.parents)]
-    several = bool(task.settings.tasks) and any(phase.data == "next_item" for phase in phases)
-    return several or task.settings.tasks == (TASK,)
 
 
 def _train(prepared: Prepared, task: Task, folder: Path, console: Console) -> Progress:
