@@ -277,7 +277,7 @@ def _tell_more(config: Evaluate, results: dict[str, Found], console: Console) ->
     console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
     if len(results) > 1:
         last = list(results)[-2:]
-        if config.candidates is not None:
+        if config.candidates is not None or config.all_templates:
             last = [f"{name}:{_protocol.folder(results[name]['protocol'])}" for name in last]
         console.say(f"Is it real: ilrec compare {_inputs.flags(config)} {' '.join(last)}")
     console.say(f"Next: ilrec report {_inputs.flags(config)}")
