@@ -40,7 +40,13 @@ def write(content: Content, groups: Groups, target: Path, config: Report) -> lis
         _make_folder(folder / "figures" / drawing.name)
         for name in wanted:
             _html.save(drawing.figure, folder / "figures" / f"{drawing.name}.{name}")
-    return [*written, *([folder / "figures"] if wanted and content.drawings else [])]
+    written += [folder / "figures"] if wanted and content.drawings else []
+    if not written:
+        raise UserError(
+            f"--formats {','.join(config.formats)}: there is no figure to write"
+            + " (pip install 'ilrec[plots]')" * (not content.figures)
+        )
+    return written
 
 
 def _make_folder(path: Path) -> None:
