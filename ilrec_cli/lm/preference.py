@@ -186,9 +186,12 @@ class Pairs:
 
 def prompts_of(material: Material) -> Prompts:
     """Those of the phase's task."""
-    if material.choices is not None:
-        return Choices(material.choices)
-    return Histories.of(material.examples, material.max_history)
+    return prompts_for(material.examples, material.max_history, material.choices)
+
+
+def prompts_for(examples: Examples, max_history: int, choices: CandidateExamples | None) -> Prompts:
+    """Rows of candidate ranking where that is the task, else histories."""
+    return Histories.of(examples, max_history) if choices is None else Choices(choices)
 
 
 def next_item(material: Material) -> Source:

@@ -149,10 +149,17 @@ def test_negatives_come_from_a_rows_own_candidates_where_it_has_some(tmp_path: P
         for row in range(len(prompts)):
             assert set(found[row]) <= set(allowed[row, :19])
             assert leaves()[prompts.targets()[row]] not in leaves()[found[row]]
-    with pytest.raises(UserError, match="25 negatives asked for, but a row has only"):
-        _negatives.drawn(prompts, 25, rng)
-    with pytest.raises(UserError, match="29 negatives asked for, but a user leaves only"):
-        _negatives.drawn(replace(prompts, allowed=None), 29, rng)
+    for count, rows, message in (
+        (25, prompts, "25 negatives asked for, but a row has only"),
+        (29, replace(prompts, allowed=None), "29 negatives asked for, but a user leaves only"),
+    ):
+        for refused in (
+            _negatives.drawn,
+            lambda rows, count, _: _negatives.check_random(dpo.Config(negatives=count), rows),
+        ):
+            with pytest.raises(UserError, match=message):
+                refused(rows, count, rng)
+        _negatives.check_random(dpo.Config(negatives=3), rows)
 
 
 def test_own_mistakes_are_the_models_best_wrong_answers(tmp_path: Path) -> None:
