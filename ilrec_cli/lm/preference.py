@@ -199,9 +199,14 @@ def next_item(material: Material) -> Source:
     return material.examples if material.choices is None else material.choices
 
 
+def share_prompt(material: Material) -> bool:
+    """Whether a prompt's responses can share it."""
+    return material.parallel.together(lambda: takes_branches(material.parallel.model))
+
+
 def branches(material: Material) -> bool:
     """Whether a prompt's responses can share it; says so where they cannot."""
-    taken = material.parallel.together(lambda: takes_branches(material.parallel.model))
+    taken = share_prompt(material)
     if not taken:
         material.console.warn(
             f"{material.settings.backbone}: its attention takes no mask of branches, so every response is a sequence of its "

@@ -16,7 +16,7 @@ import torch
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.phases import Material
-from ilrec_cli.lm.preference import Pairs, Prompts, scored
+from ilrec_cli.lm.preference import Pairs, Prompts, scored, share_prompt
 from ilrec_cli.ranking import top_k
 from ilrec_cli.trie import ItemTrie
 
@@ -130,7 +130,7 @@ def own_mistakes(
     if allowed_EM is None:
         item_EM = answers(material, prompts, beams)
     else:
-        score_EM = scored(material, Pairs(prompts, np.maximum(allowed_EM, 0)))
+        score_EM = scored(material, Pairs(prompts, np.maximum(allowed_EM, 0), share_prompt(material)))
         order = np.argsort(np.where(allowed_EM < 0, np.inf, -score_EM), axis=1, kind="stable")
         item_EM = np.take_along_axis(allowed_EM, order, axis=1)
     wrong_EM = (item_EM >= 0) & (known.leaf_I[item_EM] != known.target_E[:, None]) & ~known.repeated(item_EM)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import llama
+from conftest import family, llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,6 +174,22 @@ def test_own_mistakes_are_the_models_best_wrong_answers(tmp_path: Path) -> None:
         wanted = next(item for item in np.argsort(-score_EI[row]) if item not in out)
         assert leaves()[found[row]] == wanted
     assert some.cost.since["generated"] == 30 * len(prompts)
+
+
+def test_a_model_without_branches_finds_its_mistakes_among_candidates_too(tmp_path: Path) -> None:
+    """Bloom heeds no mask of branches: its scores are those of sequences one by one."""
+    parallel = Parallel(SupervisedLM(family("Bloom")), Accelerator(cpu=True))
+    some = replace(material(tmp_path, sprec.Config(), stream=False), parallel=parallel)
+    prompts = Histories.of(some.examples, 3)
+    allowed = np.stack([np.random.default_rng(row).permutation(30)[:12] for row in range(len(prompts))])
+    allowed[:, 0] = prompts.targets() % 30
+    score_EM = scored(some, Pairs(prompts, allowed, branched=False))
+    found = _negatives.own_mistakes(some, replace(prompts, allowed=allowed), 2, 1, 1, np.random.default_rng(0))[:, 0]
+    user, item = prompts.seen()
+    for row, (own, target) in enumerate(zip(prompts.users(), prompts.targets(), strict=True)):
+        out = set(leaves()[item[user == own]]) | {leaves()[target]}
+        ranked = allowed[row][np.argsort(-score_EM[row], kind="stable")]
+        assert found[row] == next(item for item in ranked if item not in out)
 
 
 @pytest.mark.parametrize("stream", [True, False])
