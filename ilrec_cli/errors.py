@@ -40,7 +40,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def outside_reason(error: Exception) -> str | None:
-    """One line if the file system refused something (a full disk, no permission), else None: a bug."""
+    """One line if the system refused something (a full disk, no permission, no memory of a GPU), else None: a bug."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; not imported here
+        return (
+            "the device's memory does not suffice. Smaller passes make the same update: --micro-batch, --loss-chunk, "
+            "--gradient-checkpointing; ilrec plan says what fits. What was saved goes on with --resume"
+        )
     # Some writers report the system's refusal as an exception of their own, with its number in the text.
     written = WRITE_ERRORS if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" else set()
     number = getattr(error, "errno", None)

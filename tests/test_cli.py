@@ -186,3 +186,17 @@ def test_a_command_inside_another_that_is_stopped_stops_both(monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         cli.invoke(["doctor"])
     assert cli._guarded(["doctor"]) == 130
+
+
+def test_memory_of_a_device_that_does_not_suffice_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, ilrec: Callable[..., Finished]
+) -> None:
+    import torch
+
+    from ilrec_cli.stages import doctor
+
+    def full(config: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(doctor, "run", full)
+    assert "--micro-batch" in ilrec("doctor").one_line()

@@ -1,4 +1,4 @@
-"""Every command in the README runs. A block without a declaration of how it is tested fails.
+"""Every command in the README and in docs/start.md runs. A block without a declaration of how it is tested fails.
 
 A declaration is a comment in front of the block: `<!-- test: FLAGS -->`. FLAGS are added to every `ilrec` command of
 the block that knows them (so real training becomes a smoke test); `<!-- test: as is -->` adds none.
@@ -18,16 +18,20 @@ import pytest
 from conftest import Finished, instruments_folder
 
 from ilrec_cli import cli, config
+from ilrec_cli.datasets import synthetic
+from ilrec_cli.datasets._raw import Reading
+from ilrec_cli.datasets.synthetic import load
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"(?:<!-- test: (?P<flags>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
+PAGES = ("README.md", "docs/start.md")
 UNTESTED = ("text", "yaml", "json")  # what is shown, not run
 Block = tuple[str, str, str | None]
 
 
-def blocks() -> list[Block]:
+def blocks(page: str) -> list[Block]:
     """(language, code, flags) of every block of commands."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / page).read_text()
     found = [(match["language"], match["code"], match["flags"]) for match in FENCE.finditer(text)]
     return [block for block in found if block[0] not in UNTESTED]
 
@@ -57,17 +61,29 @@ def with_flags(arguments: list[str], flags: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place like the README's: `data/Instruments` holds files in LC-Rec's layout."""
+    """A place like the pages': `data/Instruments` holds files in LC-Rec's layout, `data/shop` tables."""
     instruments_folder(tmp_path / "data" / "Instruments")
+    shop_folder(tmp_path / "data" / "shop")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_every_block_says_how_it_is_tested() -> None:
-    undeclared = [code for _, code, flags in blocks() if flags is None]
-    assert not undeclared, f"README blocks without '<!-- test: ... -->': {undeclared}"
-    assert len(blocks()) >= 3
+def shop_folder(folder: Path) -> None:
+    """A synthetic world as the tables that docs/start.md shows."""
+    log, items, *_ = load.load(folder, "", synthetic.Config(users=150), Reading())
+    folder.mkdir(parents=True)
+    rows = log.table().sort("row").rename({"user": "user_id", "item": "item_id"})
+    rows.select("user_id", "item_id", "timestamp").write_csv(folder / "shop.csv")
+    text = items.with_columns(items["categories"].list.join(",")).rename({"raw_id": "item_id"})
+    text.select("item_id", "title", "brand", "categories").write_csv(folder / "shop.items.csv")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_says_how_it_is_tested(page: str) -> None:
+    undeclared = [code for _, code, flags in blocks(page) if flags is None]
+    assert not undeclared, f"{page}: blocks without '<!-- test: ... -->': {undeclared}"
+    assert len(blocks(page)) >= 2
 
 
 def test_a_block_without_a_declaration_would_be_found() -> None:
@@ -76,9 +92,10 @@ def test_a_block_without_a_declaration_would_be_found() -> None:
     ] == ["as is", None]
 
 
-def test_the_blocks_run_in_order(folder: Path, ilrec: Callable[..., Finished]) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_run_in_order(page: str, folder: Path, ilrec: Callable[..., Finished]) -> None:
     """As one session in one folder, from top to bottom, the way a reader would."""
-    for language, code, flags in blocks():
+    for language, code, flags in blocks(page):
         assert flags is not None
         if language == "python":
             subprocess.run([sys.executable, "-c", code], check=True)
@@ -89,7 +106,7 @@ def test_the_blocks_run_in_order(folder: Path, ilrec: Callable[..., Finished]) -
             if name == "make":
                 run_make(arguments, flags, ilrec)
                 continue
-            assert name == "ilrec", f"the README runs '{name}', which this test does not know"
+            assert name == "ilrec", f"{page} runs '{name}', which this test does not know"
             result = ilrec(*with_flags(arguments, flags))
             assert result.code == 0, f"ilrec {shlex.join(arguments)}: {result.err}"
 

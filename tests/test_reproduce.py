@@ -1,4 +1,4 @@
-"""`reproduce`: grids are complete, plans are what is run, cells resume, one failure leaves the rest, tables say what cells say."""
+"""`reproduce`: what is shared is made once, cells resume, one failure leaves the rest, plans are what is run."""
 
 from __future__ import annotations
 
@@ -6,127 +6,20 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+from reproducing import Shop, commands, grid, read, settings
 
-from ilrec_cli import artifacts, cli
-from ilrec_cli.artifacts import Artifact
+from ilrec_cli import cli
 from ilrec_cli.settings import Reproduce
-from ilrec_cli.stages import _cells, _grid, _hours, _reproduced, reproduce
-
-KINDS = {"preprocess": "data", "build-ids": "ids", "train-cf": "cf", "train": "run"}
-
-
-class Shop:
-    """Stands for the commands: writes what they would write, remembers what it was asked, fails where it is told to."""
-
-    def __init__(self, titles: bool = True) -> None:
-        self.asked: list[list[str]] = []
-        self.broken = ""
-        self.error: type[BaseException] = RuntimeError
-        self.titles = titles
-        self.version = 0
-
-    def __call__(self, arguments: Sequence[str]) -> dict[str, Any]:
-        argv = list(arguments)
-        self.asked.append(argv)
-        if self.broken and re.search(self.broken, " ".join(argv)):
-            raise self.error("out of memory")
-        flags = dict(zip(argv[1::2], argv[2::2], strict=False))
-        home = Path(flags["--work"]) / flags["--dataset"]
-        if argv[0] == "evaluate":
-            return _evaluated(flags["--run"])
-        place = {"preprocess": "data", "build-ids": f"ids/{flags.get('--name')}", "train-cf": f"cf/{flags.get('--name')}/train",
-                 "train": f"runs/{flags.get('--name')}/train"}[argv[0]]  # fmt: skip
-        parents = {} if argv[0] == "preprocess" else {"data": artifacts.read(home / "data", "data")}
-        if "--from" in flags:
-            parents["from"] = artifacts.read(home / "runs" / flags["--from"] / "train", "run")
-        self._write(home / place, argv[0], argv, parents)
-        return {}
-
-    def _write(self, path: Path, command: str, argv: list[str], parents: dict[str, Artifact]) -> None:
-        with artifacts.create(path, kind=KINDS[command], config={}, seed=0, parents=parents) as aside:
-            artifacts.write_json(aside / "said.json", {"argv": argv, "version": self.version})
-            if command == "preprocess":
-                text = ["A" if self.titles else ""]
-                rows = {name: ["x"] for name in ("raw_id", "source_id", "description", "brand")}
-                artifacts.write_table(aside, "items", {"item": [0], "title": text, "categories": [[]], **rows})
-            if command == "train":
-                total = {"seconds": 7200.0, "epochs": 5, "generated": 30}
-                artifacts.write_json(
-                    aside / "cost.json", {"before": [], "phases": [{"making_seconds": 1.0}], "total": total}
-                )
-                lines = [{"step": step, "ce_layer_1": 3.0 / step, "ce_layer_2": 2.0 / step} for step in (1, 2)]
-                artifacts.write_text(aside / "log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _evaluated(name: str) -> dict[str, Any]:
-    """Figures that differ from run to run."""
-    value = round(int.from_bytes(name.encode()[-16:]) % 9973 / 1e5, 6)
-    metrics = {f"{kind}@{k}": value + k / 1e3 for kind in ("hit", "ndcg") for k in (1, 5, 10)}
-    rules = {"split": "test", "candidates": "full catalogue", "seen_items": "ranked", "search": "beams", "beams": 20,
-             "normalize": "vocab", "dtype": "float32"}  # fmt: skip
-    around = {metric: [each - 0.01, each + 0.01] for metric, each in metrics.items()}
-    return {"events": 9, "metrics": {name: metrics}, "protocol": {name: rules}, "intervals": {name: around}}
-
-
-def settings(work: Path, *tables: str, **more: Any) -> Reproduce:
-    return Reproduce(tables=tables, work=work, quiet=True, **more)
-
-
-def grid(name: str, config: Reproduce) -> _grid.Table:
-    return _grid.filled(_grid.declared(name, config), config)
-
-
-def commands(shop: Shop, which: str) -> list[list[str]]:
-    return [argv for argv in shop.asked if argv[0] == which]
-
-
-@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
-@pytest.mark.parametrize("name", _grid.names())
-def test_every_cell_has_commands_or_a_reason(name: str, scale: Any, tmp_path: Path) -> None:
-    """Names of cells differ; of those without commands, a line says why; every command's settings were checked."""
-    table = grid(name, settings(tmp_path, name, scale=scale))
-    assert table.cells
-    assert len({cell.name for cell in table.cells}) == len(table.cells)
-    for cell in table.cells:
-        assert bool(cell.steps) != bool(cell.why), cell
-        if cell.steps:
-            assert cell.steps[0].argv[0] == "preprocess"
-            assert cell.steps[-1].argv[0] == "evaluate"
-            assert all(step.argv[0] in table.scale["hours"] for step in cell.steps)
-
-
-def _leaves(node: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
-    if isinstance(node, dict):
-        return {key: each for name in node for key, each in _leaves(node[name], (*path, name)).items()}
-    if isinstance(node, list):
-        return {(*path, place): each for place, each in enumerate(node)}
-    return {path: node}
-
-
-@pytest.mark.parametrize("name", [name for name in _grid.names() if name.startswith("table")])
-def test_every_figure_of_the_paper_stands_beside_one_cell(name: str, tmp_path: Path) -> None:
-    """At the paper's scale: all that tables.json prints of a table is reached, each by one row, and nothing else is."""
-    table = grid(name, settings(tmp_path, name, scale="paper"))
-    reached: list[float] = []
-    for cell in table.cells:
-        reached += [value for value in _reproduced.published(table, cell).values() if not isinstance(value, str)]
-    printed = [value for value in _leaves(_grid.published()[name]["rows"]).values() if not isinstance(value, str)]
-    assert sorted(reached) == sorted(printed)
-
-
-@pytest.mark.realdata
-def test_the_paper_is_carried_over_as_it_is() -> None:
-    shared = Path(os.environ.get("ILREC_SHARED_DATA", "")).parent / "paper" / "tables.json"
-    if not shared.is_file():
-        pytest.skip("the paper's tables are not here")
-    found = _grid.published()
-    assert "2602.17410" in found.pop("source")
-    assert found == json.loads(shared.read_text())
+from ilrec_cli.stages import _cells, _hours, _ids_folder, reproduce
 
 
 def test_what_cells_share_is_made_once_and_a_second_call_makes_nothing(tmp_path: Path) -> None:
@@ -150,17 +43,6 @@ def test_tables_share_runs_and_children_start_from_one_run(tmp_path: Path) -> No
     assert len(starts) == 6
     assert len(set(starts)) == 2  # one for each paradigm
     assert all("sft" in name and name in trained for name in starts)
-
-
-def test_a_default_written_out_is_the_same_run(tmp_path: Path) -> None:
-    """Table 6's alpha = 0.8 and beta = 0.1 are ILRec as it is."""
-    by_row = {cell.row: cell for cell in grid("table6", settings(tmp_path, "table6")).cells}
-    ilrec = next(
-        cell for cell in grid("table3", settings(tmp_path, "table3")).cells if cell.label.startswith("LC-Rec, ILRec")
-    )
-    names = {row: cell.steps[-2].name for row, cell in by_row.items()}
-    assert names["alpha = 0.8"] == names["beta = 0.1"] == ilrec.steps[-2].name
-    assert len(set(names.values())) == len(names) - 1
 
 
 def test_a_killed_call_goes_on_with_what_is_missing(tmp_path: Path) -> None:
@@ -260,123 +142,20 @@ def test_hours_are_measured_where_a_cell_of_the_kind_is_finished(tmp_path: Path)
     assert _hours.of(train, table.scale, _hours.measured(tmp_path)) == (2.0, False)
 
 
-def _printed(page: str) -> list[float]:
-    """Every first number of a cell of the page's tables that is ours."""
-    found = []
-    for line in page.splitlines():
-        if line.startswith("|") and "---" not in line and not line.startswith("|  |"):
-            found += [float(text.split()[0]) for text in line.strip("| ").split(" | ")[1:] if "[" in text]
-    return found
-
-
-def test_numbers_on_the_page_are_those_of_the_cells(tmp_path: Path) -> None:
-    shop = Shop()
-    reproduce.run(settings(tmp_path, "table3"), shop)
-    folder = tmp_path / "reproduce" / "table3-tiny"
-    cells = [json.loads(path.read_text()) for path in (folder / "cells").iterdir()]
-    wanted = sorted(round(cell["metrics"][name], 4) for cell in cells for name in ("hit@10", "ndcg@10"))
-    page = (folder / "report.md").read_text()
-    assert sorted(_printed(page)) == pytest.approx(wanted)
-    assert "0.1143" in page  # the paper's ILRec under LC-Rec on Instrument
-    assert "not comparable" in page
-
-
-def test_seeds_are_a_mean_with_a_deviation(tmp_path: Path) -> None:
-    import numpy as np
-
-    shop = Shop()
-    reproduce.run(settings(tmp_path, "table3", rows=("SFT",), seeds=(0, 1, 2)), shop)
-    folder = tmp_path / "reproduce" / "table3-tiny"
-    rows = [each for each in _read(folder / "results.json")["rows"] if each["row"] == "SFT"]
-    (row,) = [each for each in rows if each["paradigm"] == "LC-Rec"]
-    values = [cell["metrics"]["hit@10"] for cell in map(_read, (folder / "cells").glob("lc-rec*"))]
-    assert row["figures"]["hit@10"]["ours"] == pytest.approx(np.mean(values))
-    assert row["figures"]["hit@10"]["deviation"] == pytest.approx(np.std(values, ddof=1))
-    assert f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in (folder / "report.md").read_text()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text()))
-
-
-def test_bigrec_without_titles_runs_on_other_data_or_says_why(tmp_path: Path) -> None:
-    shop = Shop(titles=False)
-    config = settings(tmp_path, "table3", rows=("SFT",), dataset="Instruments")
-    reproduce.run(config, shop)
-    folder = tmp_path / "reproduce" / "table3-tiny-instruments"
-    reasons = _read(folder / "results.json")["cannot_be"]
-    assert len(reasons) == 9
-    assert all(label.startswith("BIGRec") and "has no titles" in why for label, why in reasons.items())
-    assert "cannot be" in (folder / "report.md").read_text()
-    shop.titles = True
-    shop(["preprocess", "--dataset", "Industrial_and_Scientific", "--work", str(tmp_path)])
-    reproduce.run(config, shop)
-    page = (folder / "report.md").read_text()
-    assert "## BIGRec, Industrial_and_Scientific" in page
-    assert "Industrial_and_Scientific stands where the paper has Instrument" in page
-
-
-def test_layers_that_a_model_lacks_are_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings(tmp_path, "table8")
-    assert all(cell.why is None for cell in grid("table8", config).cells)
-    scales = _grid.configs.read_yaml(_grid.FOLDER / "scales.yaml")
-    scales["tiny"]["backbones"]["Llama3.1-8B"]["train"]["n_layers"] = 8
-    read_yaml = _grid.configs.read_yaml
-    monkeypatch.setattr(_grid.configs, "read_yaml", lambda path: scales if path.stem == "scales" else read_yaml(path))
-    why = {cell.row: cell.why for cell in grid("table8", config).cells}
-    assert "the model has 8 layers" in str(why["Shallow Layers"])
-    assert why["ILRec"] is None
-
-
-def test_costs_curves_and_figures(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    shop = Shop()
-    reproduce.run(settings(tmp_path, "table5", "figure2", "figure5"), shop)
-    page = (tmp_path / "reproduce" / "table5-tiny" / "report.md").read_text()
-    assert "| ILRec | 2.00 | 4.20 | 1.00 | 1.00 | 5 | 5 | 1 | 0 | 30 |" in page
-    assert "| S-DPO | 2.00 | 7.25 | 1.00 | 0.58 | 5 | 8(5 + 3) | 1 | 1 |" in page
-    for name in ("figure2", "figure5"):
-        folder = tmp_path / "reproduce" / f"{name}-tiny"
-        assert (folder / f"{name}.png").stat().st_size > 5_000
-        assert (folder / f"{name}.pdf").is_file()
-        assert "published" not in (folder / "report.md").read_text().split("How to read it")[0]
-        assert "ours stand alone" in (folder / "report.md").read_text()
-    (cell,) = (tmp_path / "reproduce" / "figure2-tiny" / "cells").glob("*sft*")
-    assert _read(cell)["curves"] == {"1": [[1, 3.0], [2, 1.5]], "2": [[1, 2.0], [2, 1.0]]}
-
-
-def test_the_papers_scale_is_launched_on_eight_devices(tmp_path: Path) -> None:
-    lines = reproduce.run(settings(tmp_path, "table3", scale="paper", dry_run=True), Shop())["plan"]["table3"][
-        "commands"
-    ]
-    train = next(line for line in lines if " train " in line and "lc-rec-ilrec" in line)
-    assert train.startswith("accelerate launch --multi_gpu --num_processes 8 -m ilrec_cli train --dataset Instruments")
-    assert "--shard" in train
-    assert next(line for line in lines if "preprocess" in line).startswith("ilrec preprocess")
-
-
-def test_raw_folders_and_named_identifiers_reach_the_commands(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    (raw / "Instruments").mkdir(parents=True)
-    config = settings(tmp_path / "work", "table3", dataset="Instruments", raw_dir=raw, ids="published", rows=("SFT",))
-    shop = Shop()
-    reproduce.run(config, shop)
-    (argv,) = commands(shop, "preprocess")
-    assert argv[argv.index("--raw-dir") + 1] == str(raw / "Instruments")
-    train = next(argv for argv in commands(shop, "train") if "lc-rec-sft" in " ".join(argv))
-    assert train[train.index("--ids") + 1] == "published"
-
-
 def test_commands_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher's command line; the last line of JSON counts; failures and Ctrl-C are told apart."""
     log, asked, code = tmp_path / "log", list[list[str]](), 0
+    output = '{"step": 1}\nnoise\n{"events": 3}\nmore noise\n'
 
-    def process(argv: list[str], stdout: Any, stderr: Any) -> Any:
-        asked.append(argv[1:])
-        stdout.write('{"step": 1}\nnoise\n{"events": 3}\nmore noise\n')
-        return type("Done", (), {"returncode": code})
+    class Process:
+        def __init__(self, argv: list[str], stdout: Any, stderr: Any):
+            asked.append(argv[1:])
+            stdout.write(output)
 
-    monkeypatch.setattr(_cells.subprocess, "run", process)
+        def wait(self) -> int:
+            return code
+
+    monkeypatch.setattr(_cells.subprocess, "Popen", Process)
     launch = ["accelerate", "launch", "--num_processes", "8", "-m", "ilrec_cli"]
     run = _cells.isolated(launch)
     assert run(["train", "--seed", "0"], log) == {"events": 3}
@@ -388,20 +167,40 @@ def test_commands_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.
     code = 2
     with pytest.raises(_cells.CellError, match="exit code 2: more noise"):
         run(["train"], log)
-    code = 130
+    output = "error: no item identifiers\nCalledProcessError: Command returned 2\n"
+    with pytest.raises(_cells.CellError, match="exit code 2: no item identifiers"):
+        run(["train"], log)
+    code, output = 130, ""
     with pytest.raises(KeyboardInterrupt):
         run(["train"], log)
 
 
-def test_other_rows_stay_on_the_page(tmp_path: Path) -> None:
-    shop = Shop()
-    reproduce.run(settings(tmp_path, "table4"), shop)
-    page = tmp_path / "reproduce" / "table4-tiny" / "report.md"
-    before = page.read_text()
-    shop.asked.clear()
-    reproduce.run(settings(tmp_path, "table4", rows=("BPR",)), shop)
-    assert page.read_text() == before
-    assert not shop.asked
+def test_a_command_that_is_asked_to_stop_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does then, a step and a checkpoint of a large model, may take longer than the quarter of a second that
+    `subprocess.run` leaves it."""
+    script = (
+        "import pathlib, signal, sys, time\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "def save(*_):\n    time.sleep(0.6)\n    (folder / 'saved').touch()\n    sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "(folder / 'began').touch()\n"
+        "time.sleep(20)\n"
+    )
+    popen = subprocess.Popen
+
+    def process(argv: list[str], **files: Any) -> Any:
+        return popen([sys.executable, "-c", script, str(tmp_path)], **files)
+
+    def interrupt() -> None:
+        while not (tmp_path / "began").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(_cells.subprocess, "Popen", process)
+    Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        _cells.isolated([])(["train"], tmp_path / "log")
+    assert (tmp_path / "saved").exists()
 
 
 def test_mistakes_are_one_line(tmp_path: Path, ilrec: Any) -> None:
@@ -419,4 +218,35 @@ def test_a_damaged_cell_is_made_again(tmp_path: Path) -> None:
     shop.asked.clear()
     reproduce.run(config, shop)
     assert [argv[0] for argv in shop.asked] == ["evaluate"]
-    assert _read(path)["version"] == _cells.VERSION
+    assert read(path)["version"] == _cells.VERSION
+
+
+def test_a_build_of_identifiers_that_was_killed_is_resumed(tmp_path: Path) -> None:
+    """An RQ-VAE takes an hour; `build-ids` refuses to start again unasked."""
+    shop, config = Shop(), settings(tmp_path, "table3", rows=("SFT",))
+    step = next(step for step in grid("table3", config).cells[0].steps if step.argv[0] == "build-ids")
+    kept = _ids_folder.checkpoints(tmp_path / str(step.output))
+    kept.mkdir(parents=True)
+    (kept / "last.safetensors").write_bytes(b"")
+    reproduce.run(config, shop)
+    asked = {argv[argv.index("--name") + 1]: argv for argv in commands(shop, "build-ids")}
+    assert [name for name, argv in asked.items() if "--resume" in argv] == [step.name]
+
+
+def test_the_next_command_has_what_this_one_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shop = Shop()
+    shop.broken = "evaluate .*lc-rec-ilrec"
+    given = {"dataset": "toy", "titled": "Office", "seeds": (3,), "rows": ("ILRec",)}
+    reproduce.run(Reproduce(tables=("table3",), work=tmp_path, **given), shop)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: "))
+    command = line.removeprefix("Next: ilrec reproduce ").partition("   (")[0]
+    assert command == f"table3 --scale tiny --dataset toy --titled Office --seeds 3 --rows ILRec --work {tmp_path}"
+
+
+def test_the_plan_says_rough_only_of_what_was_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shop, config = Shop(), Reproduce(tables=("table4",), work=tmp_path, dry_run=True)
+    reproduce.run(config, shop)
+    assert "(rough): no finished cell" in capsys.readouterr().out
+    reproduce.run(settings(tmp_path, "table4"), shop)
+    reproduce.run(config, shop)
+    assert "(rough)" not in capsys.readouterr().out

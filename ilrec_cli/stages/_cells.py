@@ -22,7 +22,7 @@ from ilrec_cli import artifacts
 from ilrec_cli.errors import UserError, one_line
 from ilrec_cli.json_log import read_log
 from ilrec_cli.provenance import provenance
-from ilrec_cli.stages import _run_folder
+from ilrec_cli.stages import _ids_folder, _run_folder
 from ilrec_cli.stages._grid import Cell
 from ilrec_cli.stages._recipe import Step
 
@@ -57,7 +57,7 @@ class Workshop:
         """All of a command's arguments."""
         found = [*step.argv, "--work", str(self.work)]
         if step.files is not None and "--source" not in step.argv:
-            raw = self.work / step.files / "raw" if self.raw_dir is None else self.raw_dir / step.files
+            raw = _raw(self.work / step.files) if self.raw_dir is None else self.raw_dir / step.files
             own = f"{step.files}/data" == step.output  # its files are found, or downloaded, without being named
             found += ["--raw-dir", str(self.raw_dir if self.alone else raw)] if self.raw_dir or not own else []
         return found
@@ -151,15 +151,29 @@ def isolated(launch: Sequence[str]) -> Command:
         launched = bool(launch) and arguments[0] in ("train", "evaluate")
         front = ["-m", "accelerate.commands.launch", *launch[2:]] if launched else ["-m", "ilrec_cli"]
         with log.open("a", encoding="utf-8") as file:
-            code = subprocess.run([sys.executable, *front, *arguments, "--json"], stdout=file, stderr=file).returncode
+            before = file.tell()
+            code = _ended(subprocess.Popen([sys.executable, *front, *arguments, "--json"], stdout=file, stderr=file))
         if code in (130, -2):
             raise KeyboardInterrupt
-        lines = log.read_text(encoding="utf-8").splitlines()
-        if code:
-            raise CellError(f"exit code {code}: {lines[-1] if lines else ''}")
+        with log.open(encoding="utf-8", errors="replace") as file:
+            file.seek(before)
+            lines = file.read().splitlines()
+        if code:  # what ilrec said comes before what a launcher says of it
+            said = [line for line in lines if line.startswith("error: ")] or lines or [""]
+            raise CellError(f"exit code {code}: {said[-1].removeprefix('error: ')}")
         return dict(json.loads(next(line for line in reversed(lines) if line.startswith("{"))))
 
     return run
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code. Asked to stop, it asks the command and waits: a step of a large model and its checkpoint take time."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()  # Ctrl-C reached it as well, SIGTERM did not
+        process.wait()
+        raise
 
 
 def _run(step: Step, shop: Workshop, log: Path, resumed: bool) -> dict[str, Any]:
@@ -180,10 +194,12 @@ def _run(step: Step, shop: Workshop, log: Path, resumed: bool) -> dict[str, Any]
 
 
 def _resumes(step: Step, work: Path) -> bool:
-    if step.argv[0] not in ("train", "train-cf") or step.output is None:
+    """Whether a command was stopped and must be told to go on; `evaluate` does so unasked."""
+    if step.argv[0] not in MAKES[1:] or step.output is None:
         return False
     path = work / step.output
-    return not artifacts.exists(path) and _run_folder.has_checkpoint(path)
+    begun = _ids_folder.has_progress if step.argv[0] == "build-ids" else _run_folder.has_checkpoint
+    return not artifacts.exists(path) and begun(path)
 
 
 def _record(cell: Cell, shop: Workshop, result: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
@@ -223,6 +239,13 @@ def _curves(model: Path) -> dict[str, list[list[float]]]:
             if key.startswith("ce_layer_"):
                 found.setdefault(key.removeprefix("ce_layer_"), []).append([line["step"], value])
     return found
+
+
+def _raw(folder: Path) -> Path:
+    """Where a dataset's raw files lie: in `raw`, or, where they were downloaded, in the folder of an edition there."""
+    raw = folder / "raw"
+    editions = sorted(path for path in raw.glob("*") if path.is_dir())
+    return editions[-1] if editions and not any(path.is_file() for path in raw.glob("*")) else raw
 
 
 def _digests(cell: Cell, work: Path) -> dict[str, str]:

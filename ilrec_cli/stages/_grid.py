@@ -87,9 +87,11 @@ def declared(name: str, config: Reproduce) -> Table:
 
 
 def _datasets(grid: dict[str, Any], scale: dict[str, Any], config: Reproduce) -> dict[str, dict[str, Any]]:
-    """The paper's dataset -> ours: its name, how it is preprocessed."""
+    """The paper's dataset -> ours: its name, how it is preprocessed, settings of its own."""
     if config.dataset is not None:
-        return {NAMES.get(config.dataset, grid["datasets"][0]): {"name": config.dataset}}
+        known = {data["name"]: (column, data) for column, data in scale["datasets"].items()}
+        unknown = NAMES.get(config.dataset, grid["datasets"][0]), {"name": config.dataset}
+        return dict([known.get(config.dataset, unknown)])
     return {column: scale["datasets"][column] for column in grid["datasets"] if column in scale["datasets"]}
 
 
@@ -142,7 +144,8 @@ class Maker:
             return data, None
         if titled in self.there:
             return {"name": titled}, None
+        where = "" if self.config.work == Reproduce.work else f" --work {self.config.work}"
         return data, (
             f"{data['name']} has no titles, and {titled}, on which BIGRec would run instead, is not there. "
-            f"Run: ilrec preprocess --dataset {titled} --raw-dir FOLDER"
+            f"Run: ilrec preprocess --dataset {titled} --raw-dir FOLDER{where}"
         )

@@ -64,15 +64,29 @@ def _paler(colour: str, times: int) -> str:
     return "#" + "".join(f"{round(own + share * (grey - own)):02X}" for own, grey in parts)
 
 
+def shades(layers: int) -> dict[int, Any]:
+    """A colour for each of so many layers, from dark (the first) to light (the last), seen on white and on black."""
+    from matplotlib import colormaps
+
+    return {
+        layer: colormaps["viridis"](0.25 + 0.55 * (layer - 1) / max(1, layers - 1)) for layer in range(1, layers + 1)
+    }
+
+
 def grouped_bars(
-    axis: Any, groups: Sequence[str], values: Mapping[str, Sequence[float | None]], colours: Mapping[str, str]
-) -> None:
-    """A group of bars for every label, a bar for every name that has a value there."""
+    axis: Any, groups: Sequence[str], values: Mapping[str, Sequence[float | None]], colours: Mapping[str, str],
+    ends: Mapping[str, Sequence[Sequence[float] | None]] | None = None,
+) -> None:  # fmt: skip
+    """A group of bars for every label, a bar for every name that has a value there, with a line between its `ends`."""
     width = 0.8 / len(values)
     for index, (name, heights) in enumerate(values.items()):
-        shown = [(place, height) for place, height in enumerate(heights) if height is not None]
-        places = [place + (index - (len(values) - 1) / 2) * width for place, _ in shown]
+        shift = (index - (len(values) - 1) / 2) * width
+        shown = [(place + shift, height) for place, height in enumerate(heights) if height is not None]
+        places = [place for place, _ in shown]
         axis.bar(places, [height for _, height in shown], width * 0.92, color=colours[name], label=name)
+        for place, each in enumerate((ends or {}).get(name, ())):
+            if each is not None:
+                axis.plot([place + shift] * 2, each, color=GREY, linewidth=1)
     axis.set_xticks(range(len(groups)), groups, fontsize=9)
 
 

@@ -23,6 +23,11 @@ def checkpoints(target: Path) -> Path:
     return target.with_name(f".{target.name}.checkpoints")
 
 
+def has_progress(target: Path) -> bool:
+    """Whether a build of `target` that was stopped has a checkpoint to go on from."""
+    return _has_progress(checkpoints(target))
+
+
 @contextmanager
 def opened(target: Path, config: BuildIds, identity: dict[str, Any]) -> Iterator[Path]:
     """The folder to keep checkpoints in, locked; what it holds is this very build, to go on with.

@@ -41,7 +41,7 @@ class Recipes:
 
     def steps(self, row: Values) -> list[Step]:
         """All of a row's commands, in order; `UserError` says why a row cannot be."""
-        steps, start, reward = [preprocess(self.data)], None, None
+        steps, start, reward = preprocess(self.data), None, None
         if "model" in row:
             cf = self._cf(row["model"])
             return [*steps, cf, self._evaluate(over(self.scale.get("evaluate", {}), row.get("evaluate", {})), cf)]
@@ -79,8 +79,9 @@ class Recipes:
         method, chosen, name = row["method"], self._training(row), self.data["name"]
         self._refuse_layers(method, chosen)
         size = " ".join(str(chosen[key]) for key in SIZES if key in chosen)
-        if start is not None:
-            chosen = {key: value for key, value in chosen.items() if key not in TAKEN} | {"from": start.name}
+        if start is not None:  # the prompt stays, where it is given: a preset may have another one than the run
+            left = {key: value for key, value in chosen.items() if key not in TAKEN or key == "prompt"}
+            chosen = left | {"from": start.name}
         else:
             chosen["ids"] = self.given_ids if ids is None else ids.name
         chosen |= {"cf": cf.name} if cf else {}
@@ -119,7 +120,8 @@ class Recipes:
 
     def _cf(self, model: str) -> Step:
         name = self.data["name"]
-        argv = ("train-cf", "--dataset", name, "--model", model, *flags(self.scale.get("train-cf", {})))
+        chosen = over(self.scale.get("train-cf", {}), self.data.get("train-cf", {}).get(model, {}))
+        argv = ("train-cf", "--dataset", name, "--model", model, *flags(chosen))
         made = f"{model}-{configs.fingerprint(argv)[:6]}"
         return Step((*argv, "--name", made), f"{name}/cf/{made}/train", f"train-cf {model} {name}")
 
@@ -135,11 +137,13 @@ class Recipes:
         return Step(argv, None, f"evaluate {model.kind.partition(' ')[2]}")
 
 
-def preprocess(data: Values) -> Step:
-    """The first command of every cell on a dataset."""
+def preprocess(data: Values) -> list[Step]:
+    """The first commands of every cell on a dataset: its own, after that of the dataset whose raw files it reads."""
     name = data["name"]
+    files = data.get("files", name)
     argv = ("preprocess", "--dataset", name, *flags(data.get("preprocess", {})))
-    return Step(argv, f"{name}/data", f"preprocess {name}", data.get("files", name))
+    own = Step(argv, f"{name}/data", f"preprocess {name}", files)
+    return [own] if files == name else [*preprocess({"name": files}), own]
 
 
 def flags(values: Values) -> list[str]:

@@ -27,13 +27,9 @@ def bars(name: str, rows: Sequence[Row], colours: Colours) -> Drawing:
     """Metrics as bars with their intervals: a group per metric, a bar per model; of many models the best."""
     every, rows = len(rows), rows[-MOST_BARS:]  # rows are in ascending order, collaborative models first
     figure, (axis,) = _html.figure(rows=1, columns=1, height=3.2)
-    _html.grouped_bars(axis, BARS, {row.label: [row.metrics.get(each) for each in BARS] for row in rows}, colours)
-    width = 0.8 / len(rows)
-    for place, row in enumerate(rows):
-        shift = (place - (len(rows) - 1) / 2) * width
-        for group, metric in enumerate(BARS):
-            low, high = row.intervals.get(metric, (None, None))
-            axis.plot([group + shift] * 2, [low, high], color=GREY, linewidth=1)
+    heights = {row.label: [row.metrics.get(each) for each in BARS] for row in rows}
+    ends = {row.label: [row.intervals.get(each) for each in BARS] for row in rows}
+    _html.grouped_bars(axis, BARS, heights, colours, ends)
     _legend(figure, [axis])
     found = "; ".join(f"{row.label} {row.metrics['ndcg@10']:.4f}" for row in rows if "ndcg@10" in row.metrics)
     return Drawing(
@@ -69,7 +65,7 @@ def _points(axis: Any, found: Mapping[str, Any], parts: Sequence[str], shift: fl
     means = [found[parts[place]]["metrics"]["ndcg@10"] for place in places]
     axis.plot([place + shift for place in places], means, "o", markersize=4, **style)
     for place in places:
-        low, high = found[parts[place]]["intervals"]["ndcg@10"]
+        low, high = found[parts[place]].get("intervals", {}).get("ndcg@10", (None, None))
         axis.plot([place + shift] * 2, [low, high], color=style["color"], linewidth=1.2)
 
 
@@ -95,13 +91,8 @@ def layers(logs: Logs) -> Drawing | None:
     probed = {run: found for run, found in probed.items() if found}
     if not probed:
         return None
-    from matplotlib import colormaps
-
     figure, axes = _html.grid(len(probed), 3.0)
-    deepest = max(max(found) for found in probed.values())
-    shades = {
-        layer: colormaps["viridis"](0.05 + 0.85 * (layer - 1) / max(1, deepest - 1)) for layer in range(1, deepest + 1)
-    }
+    shades = _html.shades(max(max(found) for found in probed.values()))
     for axis, (run, found) in zip(axes, probed.items(), strict=False):
         for layer, points in sorted(found.items()):
             axis.plot(*zip(*points, strict=True), color=shades[layer], label=f"layer {layer}")

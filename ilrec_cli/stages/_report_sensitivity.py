@@ -12,6 +12,7 @@ from ilrec_cli.stages._html import GREY, Drawing
 from ilrec_cli.stages._report_rows import Row
 
 LEAST = 3  # values that make a curve
+NAMED = ("backbone",)  # settings of which two values tell something, and between which nothing lies
 METRIC = "ndcg@10"
 PANELS = 6
 
@@ -21,6 +22,7 @@ class Curve(NamedTuple):
 
     setting: str
     points: list[tuple[Any, float, float, float]]  # value, mean over seeds, least, most
+    of: str = ""  # the method, and in what else its runs differ from those of other curves of the setting
 
 
 class Plane(NamedTuple):
@@ -33,13 +35,15 @@ class Plane(NamedTuple):
 def curves(rows: Sequence[Row]) -> list[Curve]:
     """Every setting with several values among runs that agree in all else, the longest curves first."""
     found = []
-    for setting, family in _families(rows, 1):
+    for (setting,), family in _families(rows, 1):
         by_value: dict[Any, list[Row]] = {}
         for row in family:
-            by_value.setdefault(_flat(row).get(setting[0]), []).append(row)
-        if len(by_value) >= LEAST:
-            found.append(Curve(setting[0], [_point(value, by_value[value]) for value in sorted(by_value, key=_order)]))
-    return sorted(found, key=lambda curve: (-len(curve.points), curve.setting))
+            by_value.setdefault(_flat(row).get(setting), []).append(row)
+        if len(by_value) >= (2 if setting in NAMED else LEAST):
+            points = [_point(value, by_value[value]) for value in sorted(by_value, key=_order)]
+            found.append((Curve(setting, points), family[0]))
+    named = [curve._replace(of=_of(curve, row, found)) for curve, row in found]
+    return sorted(named, key=lambda curve: (-len(curve.points), curve.setting, curve.of))
 
 
 def planes(rows: Sequence[Row]) -> list[Plane]:
@@ -62,11 +66,20 @@ def draw(name: str, rows: Sequence[Row]) -> list[Drawing]:
     rows = [row for row in rows if row.is_lm and METRIC in row.metrics]
     drawn, maps = [], planes(rows)
     mapped = {setting for plane in maps for setting in plane.settings}
-    if found := [curve for curve in curves(rows) if curve.setting not in mapped][:PANELS]:
-        figure, axes = _html.grid(len(found), 2.6)
-        for axis, curve in zip(axes, found, strict=False):
-            _draw_curve(axis, curve)
-        text = f"NDCG@10 by {', '.join(curve.setting for curve in found)}"
+    found: dict[str, list[Curve]] = {}
+    for curve in curves(rows):
+        if curve.setting not in mapped:
+            found.setdefault(curve.setting, []).append(curve)
+    if found:
+        shown = list(found)[:PANELS]
+        colours = _html.colours(dict.fromkeys(curve.of for setting in shown for curve in found[setting]))
+        figure, axes = _html.grid(len(shown), 2.6)
+        for axis, setting in zip(axes, shown, strict=False):
+            _draw_curves(axis, found[setting], colours)
+        figure.legend(
+            *_html.legend(axes), loc="outside lower center", ncols=3, fontsize=8, frameon=False, labelcolor=GREY
+        )
+        text = f"NDCG@10 by {', '.join(shown)}"
         caption = "Runs that differ in this setting alone. Bars: 95 % intervals of one run, or the range over seeds."
         drawn.append(Drawing(f"{name}-curves", caption, text, figure))
     if maps:
@@ -78,13 +91,30 @@ def draw(name: str, rows: Sequence[Row]) -> list[Drawing]:
     return drawn
 
 
-def _draw_curve(axis: Any, curve: Curve) -> None:
-    places = range(len(curve.points))
-    axis.plot(places, [point[1] for point in curve.points], "o-", color=_html.COLOURS[0], markersize=4)
-    for place, (_, _, low, high) in zip(places, curve.points, strict=True):
-        axis.plot([place] * 2, [low, high], color=GREY, linewidth=1)
-    axis.set_xticks(places, [str(point[0]) for point in curve.points])
-    axis.set_title(f"NDCG@10 by {curve.setting}", fontsize=10)
+def _of(curve: Curve, row: Row, every: Sequence[tuple[Curve, Row]]) -> str:
+    """What tells a curve from the others of its setting: the method, then where its other runs have another value."""
+    own = _flat(row)
+    others = [_flat(each) for other, each in every if other.setting == curve.setting and each.kind == row.kind]
+    told = [
+        key for key in own if key != curve.setting and any(_text(own[key]) != _text(each.get(key)) for each in others)
+    ]
+    return ", ".join([row.kind, *(f"{key}={own[key]}" for key in told)])
+
+
+def _draw_curves(axis: Any, curves: Sequence[Curve], colours: dict[str, str]) -> None:
+    """All curves of one setting, beside each other where they have the same values."""
+    values = sorted({point[0] for curve in curves for point in curve.points}, key=_order)
+    style = "o" if curves[0].setting in NAMED else "o-"
+    for number, curve in enumerate(curves):
+        shift = (number - (len(curves) - 1) / 2) * 0.08
+        places = [values.index(point[0]) + shift for point in curve.points]
+        axis.plot(
+            places, [point[1] for point in curve.points], style, color=colours[curve.of], markersize=4, label=curve.of
+        )
+        for place, (_, _, low, high) in zip(places, curve.points, strict=True):
+            axis.plot([place] * 2, [low, high], color=colours[curve.of], linewidth=1)
+    axis.set_xticks(range(len(values)), [str(value) for value in values])
+    axis.set_title(f"NDCG@10 by {curves[0].setting}", fontsize=10)
 
 
 def _draw_plane(axis: Any, plane: Plane) -> None:

@@ -40,7 +40,13 @@ def write(content: Content, groups: Groups, target: Path, config: Report) -> lis
         _make_folder(folder / "figures" / drawing.name)
         for name in wanted:
             _html.save(drawing.figure, folder / "figures" / f"{drawing.name}.{name}")
-    return [*written, *([folder / "figures"] if wanted and content.drawings else [])]
+    written += [folder / "figures"] if wanted and content.drawings else []
+    if not written:
+        raise UserError(
+            f"--formats {','.join(config.formats)}: there is no figure to write"
+            + " (pip install 'ilrec[plots]')" * (not content.figures)
+        )
+    return written
 
 
 def _make_folder(path: Path) -> None:
@@ -96,10 +102,10 @@ def _lines(groups: Groups) -> Iterator[list[Any]]:
     for title, rows in groups.items():
         for row in rows:
             parts = {"": row.result} | {
-                f"{kind}: {part}": each for kind, found in row.result["slices"].items() for part, each in found.items()}  # fmt: skip
+                f"{kind}: {part}": each for kind, found in row.slices.items() for part, each in found.items()}  # fmt: skip
             for part, each in parts.items():
                 for metric, value in each["metrics"].items():
-                    low, high = each["intervals"].get(metric, (None, None))
+                    low, high = each.get("intervals", {}).get(metric, (None, None))
                     yield [
                         title,
                         row.name,

@@ -20,8 +20,7 @@ def draw(
     figure = _layers(table, done) if table.grid["figure"] == "layers" else _bars(found)
     names = [f"{table.name}.png", f"{table.name}.pdf"]
     for name in names:
-        metadata: dict[str, Any] = {"CreationDate": None} if name.endswith("pdf") else {}
-        figure.savefig(folder / name, dpi=150, facecolor="white", metadata=metadata)
+        _html.save(figure, folder / name)
     return names
 
 
@@ -34,24 +33,34 @@ def _bars(found: dict[str, Any]) -> Any:
     figure, axes = _html.figure(rows=1, columns=len(sections), height=3.2)
     for axis, (paradigm, dataset) in zip(axes, sections, strict=True):
         own = [row for row in found["rows"] if row["paradigm"] in ("", paradigm) and row["dataset"] == dataset]
-        values = {row["row"]: [row["figures"][metric]["ours"] for metric in found["metrics"]] for row in own}
-        _html.grouped_bars(axis, found["metrics"], values, colours)
+        figures = {row["row"]: [row["figures"][metric] for metric in found["metrics"]] for row in own}
+        values = {row: [each["ours"] for each in columns] for row, columns in figures.items()}
+        _html.grouped_bars(
+            axis, found["metrics"], values, colours, {row: list(map(_ends, figures[row])) for row in values}
+        )
         axis.set_title(f"{paradigm}, {dataset}" if paradigm else dataset, fontsize=10)
     figure.legend(*_html.legend(axes), loc="outside lower center", ncols=4, fontsize=8, frameon=False, labelcolor=GREY)
     return figure
 
 
+def _ends(figure: dict[str, Any]) -> list[float] | None:
+    """One seed's interval; of several the mean and their deviation to both sides."""
+    if figure["deviation"] is not None:
+        return [figure["ours"] - figure["deviation"], figure["ours"] + figure["deviation"]]
+    return figure["interval"]
+
+
 def _layers(table: Table, done: dict[str, dict[str, Any]]) -> Any:
     """A panel for every cell, a line for every layer: L is the last, L-k the k-th before it."""
     cells = [cell for cell in table.cells if done.get(cell.name, {}).get("curves")]
-    figure, axes = _html.figure(rows=1, columns=max(len(cells), 1), height=3.2)
+    figure, axes = _html.grid(max(len(cells), 1), 3.2)
     for axis, cell in zip(axes, cells, strict=False):
-        curves = done[cell.name]["curves"]
-        depth = max(map(int, curves))
-        labels = {layer: "L" if int(layer) == depth else f"L-{depth - int(layer)}" for layer in curves}
-        colours = _html.colours(sorted(curves, key=int, reverse=True))
-        for layer in sorted(curves, key=int, reverse=True):
-            axis.plot(*zip(*curves[layer], strict=True), color=colours[layer], label=labels[layer], linewidth=1.2)
+        curves = {int(layer): curve for layer, curve in done[cell.name]["curves"].items()}
+        depth = max(curves)
+        shades = _html.shades(depth)
+        for layer in sorted(curves, reverse=True):
+            label = "L" if layer == depth else f"L-{depth - layer}"
+            axis.plot(*zip(*curves[layer], strict=True), color=shades[layer], label=label, linewidth=1.2)
         axis.set_title(cell.label, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.set_ylabel("cross-entropy", fontsize=8, color=GREY)

@@ -79,7 +79,7 @@ def _relate(found: list[dict[str, Any]], base: str) -> None:
 def published(table: Table, cell: Cell) -> dict[str, Any]:
     """The paper's figures of a cell; {} where it has none."""
     node: Any = _grid.published().get(table.name, {}).get("rows", {})
-    if not cell.paper or not node:
+    if not cell.paper or not node or cell.column not in table.grid["datasets"]:
         return {}
     for key in cell.paper:
         node = node[key]
@@ -87,7 +87,7 @@ def published(table: Table, cell: Cell) -> dict[str, Any]:
         if isinstance(node, dict) and key in node:
             node = node[key]
     if isinstance(node, float):
-        return {"hit@10": node} if cell.column in table.grid["datasets"] else {}
+        return {"hit@10": node}
     return {} if any(isinstance(each, dict) for each in node.values()) else dict(node)
 
 
@@ -186,6 +186,8 @@ def _differences(table: Table, used: list[Cell], done: Done, config: Reproduce) 
     lines += [f"Data: {config.dataset}."] if config.dataset is not None else []
     if own := table.scale.get("table"):
         lines.append(f"Trainings of this table have {', '.join(f'{key} {value}' for key, value in own.items())}.")
+    if seeds := sorted({cell.seed for cell in used if cell.paradigm}):
+        lines.append(f"Seeds of the language models: {', '.join(map(str, seeds))}.")
     missing = [name for name in table.grid["datasets"] if name not in {cell.column for cell in table.cells}]
     lines += [f"Not at this scale: {', '.join(missing)}."] if missing else []
     for dataset, column in dict.fromkeys((cell.dataset, cell.column) for cell in table.cells):

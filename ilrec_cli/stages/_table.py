@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 DIGITS = 4
-KNOWN_SIGNS = 0x100  # ASCII and Latin-1
+MISSING = (
+    "\N{LATIN CAPITAL LETTER ETH}\N{LATIN SMALL LETTER ETH}\N{LATIN CAPITAL LETTER THORN}\N{LATIN SMALL LETTER THORN}"
+)
+KNOWN = "".join(sign for sign in map(chr, range(0x100)) if sign.isprintable() and sign not in MISSING)  # of Latin-1
 DASH = "\N{EN DASH}"
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", DASH: "--", "\N{GREEK CAPITAL LETTER DELTA}": r"$\Delta$",
+    "|": r"\textbar{}", DASH: "--", "\N{GREEK CAPITAL LETTER DELTA}": r"$\Delta$", "\N{MINUS SIGN}": "$-$",
+    "[": "{[}", "]": "{]}", "*": "{*}",  # at the beginning of a row they would go with the line break before it
+    "\N{NO-BREAK SPACE}": "~", "\N{SOFT HYPHEN}": r"\-", "\xab": r"$\ll$", "\xbb": r"$\gg$",
 })  # fmt: skip
 
 
@@ -84,7 +89,11 @@ def latex(table: Table, *, intervals: bool = False) -> str:
     shape = "".join("r" if right else "l" for right in table.numeric())
     head = [tex(column.title) for column in table.columns]
     body = [
-        [_marked(cell, r"\textbf{{{}}}", r"\underline{{{}}}", tex, intervals) for cell in row] for row in table.cells()
+        [
+            _marked(cell, r"\textbf{{{}}}", r"\underline{{{}}}", _tex_number if cell.number else tex, intervals)
+            for cell in row
+        ]
+        for row in table.cells()
     ]
     rows = [" & ".join(row) + r" \\" for row in body]
     caption = tex(f"{table.title}. {table.note}".strip())
@@ -97,12 +106,17 @@ def latex(table: Table, *, intervals: bool = False) -> str:
 
 def tex(text: str) -> str:
     """Text as LaTeX prints it; signs that its usual fonts lack by their number."""
-    return "".join(sign if ord(sign) < KNOWN_SIGNS else f"U+{ord(sign):04X}" for sign in text.translate(LATEX))
+    return "".join(sign if sign in KNOWN else f"U+{ord(sign):04X}" for sign in text.translate(LATEX))
+
+
+def _tex_number(text: str) -> str:
+    """A number with a minus sign, not a hyphen."""
+    return tex(text.replace("-", "\N{MINUS SIGN}"))
 
 
 def plain(text: str) -> str:
-    """Text that stays in its cell, and is no Markdown."""
-    for sign in "\\|*_<>`[]":
+    """Text that stays in its cell, and is no Markdown: no formula, no struck out text, no entity either."""
+    for sign in "\\|*_<>`[]~$&#":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
 

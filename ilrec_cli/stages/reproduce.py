@@ -34,7 +34,8 @@ def _reproduce(name: str, config: Reproduce, command: Invoke, console: Console) 
     table = _grid.declared(name, config)
     shop = _workshop(table, config, command, console)
     for data in table.datasets.values():  # whether items have titles is known once the data are there
-        _cells.prepare(_recipe.preprocess(data), shop)
+        for step in _recipe.preprocess(data):
+            _cells.prepare(step, shop)
     table = _filled(table, config)
     failed: dict[str, str] = {}
     wanted = _wanted(table, config)
@@ -102,9 +103,13 @@ def _plan(name: str, config: Reproduce, command: Invoke, console: Console) -> di
     if "BIGRec" in table.grid["paradigms"] and any(not _there(config, data) for data in table.datasets.values()):
         console.say("Not all data are there yet: whether their items have titles, which BIGRec needs, is not known.")
     total = sum(each.hours for each in hours.values())
-    console.say(f"\nAbout {_hours.words(total)} in all. (rough): no finished cell of this kind in {config.work}\n")
+    rough = any(each.rough for each in hours.values())
+    console.say(
+        f"\nAbout {_hours.words(total)} in all." + f" (rough): no finished cell of this kind in {config.work}" * rough
+    )
+    console.say()
     lines = [_cells.shown(step, shop, table.scale["launch"]) for step in every]
-    console.say("\n".join([*lines, "", f"All of it, resumable: {_again(name, config)}"]))
+    console.say("\n".join([*lines, "", f"All of it, resumable: {_again(name, config, config.rows)}"]))
     return {"cells": states, "hours": total, "commands": lines}
 
 
@@ -123,20 +128,22 @@ def _state(cell: Cell, shop: Workshop) -> str:
     return "done" if _cells.finished(cell, shop) else "missing"
 
 
-def _again(name: str, config: Reproduce) -> str:
-    """The command, for another table perhaps."""
+def _again(name: str, config: Reproduce, rows: Sequence[str] = ()) -> str:
+    """The command, for another table perhaps, whose rows are others."""
     given: dict[str, Any] = {
         "dataset": config.dataset,
         "raw_dir": config.raw_dir,
         "ids": config.ids,
+        "titled": None if config.titled == Reproduce.titled else config.titled,
         "seeds": list(config.seeds),
+        "rows": list(rows),
+        "work": None if config.work == Reproduce.work else config.work,
     }
-    given |= {} if config.work == Path("ilrec-work") else {"work": config.work}
     return shlex.join(["ilrec", "reproduce", name, "--scale", config.scale, *_recipe.flags(given)])
 
 
 def _next(table: Table, config: Reproduce, failed: dict[str, str]) -> str:
     if failed:
-        return f"Next: {_again(table.name, config)}   (does only what is missing)"
+        return f"Next: {_again(table.name, config, config.rows)}   (does only what is missing)"
     left = [name for name in _grid.names() if name not in config.tables]
     return f"Next: {_again(left[0], config)}" if left else ""

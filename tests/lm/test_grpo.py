@@ -17,6 +17,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.examples import Catalogue
 from ilrec_cli.lm.frozen import Frozen
+from ilrec_cli.lm.preference import Histories
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.responses import Responses, pack
 from ilrec_cli.lm.steps import Updater
@@ -168,9 +169,12 @@ def test_a_batch_carries_weighted_rewards_and_the_log_probabilities_of_the_start
         assert batch.extra["advantage"][row].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
-def test_more_answers_than_identifiers_are_refused(tmp_path: Path) -> None:
+def test_more_answers_than_identifiers_are_refused() -> None:
+    prompts = Histories.of(examples(), 3)
     with pytest.raises(UserError, match="only 30 identifiers"):
-        data.rollouts(material(tmp_path, grpo.Config(group=31)))
+        data.check_group(grpo.Config(group=31), prompts)
+    data.check_group(grpo.Config(group=30), prompts)
+    data.check_group(grpo.Config(group=31, rollouts="sample"), prompts)
     for bad in ({"group": 1}, {"exact": 0.0}, {"rank": 1.0, "rollouts": "sample"}, {"beta_kl": -1.0}):
         with pytest.raises(ValueError, match="expected|reward"):
             grpo.Config(**bad)  # type: ignore[arg-type]

@@ -157,6 +157,16 @@ def test_what_does_not_fit_the_run_is_refused_in_one_line(own_world: Path, ilrec
     assert "warning: --learning-rate is that of the fine-tuning" in taken.err
 
 
+@pytest.mark.parametrize("asked", [("s_dpo", "negatives"), ("dpo", "negatives"), ("grpo", "group")])
+def test_more_than_there_is_is_refused_before_the_fine_tuning(
+    asked: tuple[str, str], own_world: Path, ilrec: Command
+) -> None:
+    refused = train(ilrec, own_world, "many", "--method", asked[0], "-o", f"{asked[1]}=1000").one_line()
+    assert "1000" in refused
+    assert "asked for" in refused
+    assert not (own_world / "toy" / "runs" / "many").exists(), "nothing was trained"
+
+
 @pytest.mark.parametrize("base", ["tiny-llama", "saved"])
 def test_adapters_go_on_from_the_adapters_of_the_run(
     base: str, own_world: Path, ilrec: Command, tmp_path: Path
