@@ -149,7 +149,7 @@ ORIGINALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "grpo": (
         {"tuning": "full", "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.03, "weight_decay": 0.0, "clip": 0.3,
-         "batch_size": 64, "epochs": 10, "patience": 3},
+         "batch_size": 64, "epochs": 10, "patience": 3, "valid_beams": 50},
         {"group": 16, "rollouts": "beam", "exact": 1.0, "rank": 1.0, "beta_kl": 1e-3, "policy_epochs": 2,
          "policy_learning_rate": 1e-5},
     ),

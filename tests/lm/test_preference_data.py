@@ -217,6 +217,27 @@ def test_the_reference_is_the_model_as_the_phase_begins_item_by_item(stream: boo
     assert np.array_equal(kept.item_ER, source.item_ER)
 
 
+def test_references_are_made_without_dropout(tmp_path: Path) -> None:
+    parallel = Parallel(SupervisedLM(llama(), dropout=0.5), Accelerator(cpu=True))
+    parallel.model.train()  # as it is left by the phase before
+    source = _pairs.random_pairs(replace(material(tmp_path, s_dpo.Config(negatives=3)), parallel=parallel))
+    policy = source.batch(np.arange(len(source))).log_probs(SupervisedLM(llama())).sum(2)
+    torch.testing.assert_close(torch.from_numpy(source.extra["reference"]), policy.detach(), rtol=0, atol=1e-4)
+
+
+def test_of_candidates_that_are_all_the_users_own_the_target_is_still_none(tmp_path: Path) -> None:
+    """Nothing fresh to choose from: an item of the user's, but not the target's identifier."""
+    some = material(tmp_path, sprec.Config())
+    prompts = Histories.of(some.examples, 3)
+    user, item = prompts.seen()
+    allowed = np.tile(prompts.targets()[:, None], (1, 3))
+    for row, (each, target) in enumerate(zip(prompts.users(), prompts.targets(), strict=True)):
+        others = item[(user == each) & (leaves()[item] != leaves()[target])]
+        allowed[row, 2] = others[0] if len(others) else (target + 1) % 30
+    found = _negatives.own_mistakes(some, replace(prompts, allowed=allowed), 2, 9, 1, np.random.default_rng(0))
+    assert np.array_equal(found[:, 0], allowed[:, 2])
+
+
 def test_the_oracles_smoothing_is_capped_and_by_hand(tmp_path: Path) -> None:
     def scores(history_BT: torch.Tensor) -> torch.Tensor:
         assert history_BT.shape[1] <= 3
