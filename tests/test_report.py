@@ -15,7 +15,9 @@ from reporting import Cells, check_latex, compiled
 
 from ilrec_cli import artifacts, cli
 from ilrec_cli.metrics import REPORTED
+from ilrec_cli.settings import Report
 from ilrec_cli.stages import _report_examples
+from ilrec_cli.stages._page import Maker
 from ilrec_cli.stages._report_rows import Row
 
 Run = Callable[..., Finished]
@@ -95,6 +97,21 @@ def test_the_page_has_every_section_and_every_figure_its_file(reported: Path) ->
     text = (reported / "report" / "report.md").read_text()
     assert all((reported / "report" / path).is_file() for path in re.findall(r"\]\((figures/[^)]+)\)", text))
     assert not re.search(r"(src|href)=[\"']https?:|@import|url\(http|<script [^>]*src", page)
+
+
+def test_sections_of_several_protocols_have_names_of_their_own(reported: Path) -> None:
+    titles = [
+        "test split, 1,225 events, full catalogue",
+        "test split, 400 events, 400 users, full catalogue",
+        "valid split, 9 events, x",
+    ]
+    data, config = artifacts.read(reported / "data", "data"), Report(dataset="toy", work=reported.parent)
+    maker = Maker(config, data, {title: [] for title in titles}, lambda base, others: [], figures=False)
+    assert [maker._short(title) for title in titles] == [
+        "test split, 1,225 events",
+        "test split, 400 events",
+        "valid split",
+    ]
 
 
 def test_the_same_inputs_give_the_same_files(reported: Path, ilrec: Run) -> None:

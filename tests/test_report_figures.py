@@ -82,7 +82,11 @@ def test_a_heat_map_needs_every_combination() -> None:
     assert plane.values == {(alpha, beta): alpha + beta for alpha in (0.1, 0.2, 0.3) for beta in (0.4, 0.5)}
     (drawing,) = _report_sensitivity.draw("s", rows)
     assert drawing.description == "NDCG@10 by alpha and beta", "its curves would say the same again"
-    assert _report_sensitivity.planes(rows[1:]) == []
+    assert _report_sensitivity.planes(rows[2:4] + rows[:1]) == []
+    (plane,) = _report_sensitivity.planes(rows[1:])
+    assert {key[0] for key in plane.values} == {0.2, 0.3}, "the value that lacks a combination is left out"
+    (plane,) = _report_sensitivity.planes([*rows, run("default", 0.9, alpha=0.8, beta=0.1)])
+    assert len(plane.values) == 6, "a run with other values of both does not undo the grid"
 
 
 def test_costs_are_those_on_record(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Finished
 
-from ilrec_cli import artifacts, config
+from ilrec_cli import artifacts, config, folders
 from ilrec_cli.errors import UserError
 from ilrec_cli.json_log import read_log
 from ilrec_cli.methods import ilrec as plugin
@@ -105,6 +106,24 @@ def test_a_process_of_a_trial_says_what_went_wrong_and_gives_its_device_back() -
             processes.train(["train"])
     assert processes.free.qsize() == 1
     assert not processes.running
+
+
+def test_a_training_that_outlived_a_killed_search_is_waited_for(
+    own_world: Path, sweep: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no failure of the trial, which would be recorded for good."""
+    from ilrec_cli.stages import sweep as stage
+
+    said(sweep("-o", "alpha=0.5,0.8", "--trials", "1", "--keep", "all"))
+    (run,) = (own_world / "toy" / "runs").glob("sweep-*")
+    (own_world / "toy" / "sweeps" / "ilrec" / "trials.jsonl").unlink()  # killed before the line was written
+    with ExitStack() as other:
+        assert other.enter_context(folders.locked(run, wait=False))
+        monkeypatch.setattr(stage.time, "sleep", lambda seconds: other.close())
+        result = sweep("-o", "alpha=0.5,0.8", "--trials", "1", "--keep", "all")
+    assert "is trained by another process" in result.out
+    assert said(result)["trials"] == 1
+    assert "failed" not in recorded(own_world)[0]
 
 
 def test_test_events_are_not_read(own_world: Path, sweep: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,8 +97,7 @@ class Maker:
         return Content(self.config.dataset, self.data.json("card.json"), self.sections, self.missing, self.figures)
 
     def _results(self, name: str, title: str, rows: list[Row]) -> None:
-        split = title.partition(",")[0]
-        section = Section(name, f"Results on the {split}", title)
+        section = Section(name, f"Results on the {self._short(title)}", title)
         section.tables.append(_report_tables.results(name, title, rows))
         section.drawings += [_report_figures.bars(f"{name}-bars", rows, self.colours)] if self.figures else []
         base = _report_tables.base_of(rows, self.config.base)
@@ -118,19 +117,24 @@ class Maker:
         self._sensitivity(name, title, rows)
         self._slices(name, title, rows)
 
+    def _short(self, title: str) -> str:
+        """As much of a protocol's words as tells it from the others: test split; test split, 400 events."""
+        parts = title.split(", ")
+        others = [other for other in self.groups if other != title]
+        shorts = (", ".join(parts[:length]) for length in range(1, len(parts)))
+        return next((short for short in shorts if not any(other.startswith(f"{short}, ") for other in others)), title)
+
     def _sensitivity(self, name: str, title: str, rows: list[Row]) -> None:
         drawings = _report_sensitivity.draw(f"{name}-settings", rows) if self.figures else []
         if drawings:
-            split = title.partition(",")[0]
-            self.sections.append(
-                Section(f"{name}-settings", f"What the settings do, on the {split}", title, drawings=drawings)
-            )
+            heading = f"What the settings do, on the {self._short(title)}"
+            self.sections.append(Section(f"{name}-settings", heading, title, drawings=drawings))
 
     def _slices(self, name: str, title: str, rows: list[Row]) -> None:
         tables = _report_tables.slices(f"{name}-slices", title, rows)
         drawing = _report_figures.slices(f"{name}-slices", rows, self.colours) if self.figures else None
         if tables:
-            section = Section(f"{name}-slices", f"For whom it works, on the {title.partition(',')[0]}", title, tables)
+            section = Section(f"{name}-slices", f"For whom it works, on the {self._short(title)}", title, tables)
             section.drawings += [drawing] if drawing else []
             self.sections.append(section)
 

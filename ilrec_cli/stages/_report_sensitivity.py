@@ -47,7 +47,7 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
 
 
 def planes(rows: Sequence[Row]) -> list[Plane]:
-    """Every pair of settings with at least two values each, all of whose combinations were run, the largest first."""
+    """Every pair of settings with at least two values each of which all combinations were run, the largest first."""
     found = []
     for settings, family in _families(rows, 2):
         one, two = settings
@@ -55,20 +55,41 @@ def planes(rows: Sequence[Row]) -> list[Plane]:
         for row in family:
             flat = _flat(row)
             cells.setdefault((flat.get(one), flat.get(two)), []).append(row.metrics[METRIC])
-        sizes = [len({key[place] for key in cells}) for place in (0, 1)]
-        if min(sizes) > 1 and len(cells) == sizes[0] * sizes[1]:
-            found.append(Plane((one, two), {key: sum(each) / len(each) for key, each in cells.items()}))
+        whole = _whole({key: sum(each) / len(each) for key, each in cells.items()})
+        if whole:
+            found.append(Plane((one, two), whole))
     return sorted(found, key=lambda plane: (-len(plane.values), plane.settings))[:PANELS]
+
+
+def _whole(cells: dict[tuple[Any, Any], float]) -> dict[tuple[Any, Any], float]:
+    """Without the values, one after another, that most combinations lack; {} where fewer than two by two are left.
+
+    So a run with other values of both settings, the default's say, does not undo a grid.
+    """
+    while True:
+        values = [{key[place] for key in cells} for place in (0, 1)]
+        if min(map(len, values)) < 2:
+            return {}
+        if len(cells) == len(values[0]) * len(values[1]):
+            return cells
+        there = [(sum(key[place] == value for key in cells) / len(values[1 - place]), str(value), place, value)
+                 for place in (0, 1) for value in values[place]]  # fmt: skip
+        *_, place, value = min(there, key=lambda each: each[:3])
+        cells = {key: each for key, each in cells.items() if key[place] != value}
 
 
 def draw(name: str, rows: Sequence[Row]) -> list[Drawing]:
     """Curves and heat maps of what there is; nothing where runs do not differ so."""
     rows = [row for row in rows if row.is_lm and METRIC in row.metrics]
     drawn, maps = [], planes(rows)
-    mapped = {setting for plane in maps for setting in plane.settings}
+    mapped = {
+        setting: len({key[place] for key in plane.values})
+        for plane in maps
+        for place, setting in enumerate(plane.settings)
+    }
     found: dict[str, list[Curve]] = {}
     for curve in curves(rows):
-        if curve.setting not in mapped:
+        if len(curve.points) > mapped.get(curve.setting, 0):  # a map says more of the same values
             found.setdefault(curve.setting, []).append(curve)
     if found:
         shown = list(found)[:PANELS]
@@ -114,6 +135,7 @@ def _draw_curves(axis: Any, curves: Sequence[Curve], colours: dict[str, str]) ->
         for place, (_, _, low, high) in zip(places, curve.points, strict=True):
             axis.plot([place] * 2, [low, high], color=colours[curve.of], linewidth=1)
     axis.set_xticks(range(len(values)), [str(value) for value in values])
+    axis.set_xlim(-0.5, len(values) - 0.5)
     axis.set_title(f"NDCG@10 by {curves[0].setting}", fontsize=10)
 
 

@@ -19,6 +19,7 @@ class Processes:
     def __init__(self, devices: Sequence[str]):
         self.free: Queue[str] = Queue()
         self.running: set[subprocess.Popen[str]] = set()
+        self.stopping = False
         for device in devices:
             self.free.put(device)
 
@@ -43,5 +44,6 @@ class Processes:
 
     def stop(self) -> None:
         """Ask every training to save and end."""
+        self.stopping = True
         for process in list(self.running):
             process.terminate()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
@@ -17,6 +18,7 @@ from ilrec_cli import artifacts, folders, plugins, presets
 from ilrec_cli import config as configs
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError, nearest
+from ilrec_cli.interrupt import Stopped
 from ilrec_cli.json_log import read_log
 from ilrec_cli.settings import Sweep, Train
 from ilrec_cli.stages import _inputs, _registry, _run_folder, _search, _space, _task
@@ -25,6 +27,7 @@ from ilrec_cli.stages._space import Axis
 from ilrec_cli.stages._trial_processes import Processes
 
 Command = Callable[[Sequence[str]], dict[str, Any]]
+POLL = 1.0  # seconds between two looks at a training of another process
 INPUTS = ("ids", "cf", "preset")  # settings that steer, and yet are worth trying
 
 
@@ -149,6 +152,7 @@ class _Sweep:
         folder = _inputs.dataset_dir(self.config) / "runs" / name
         flags = ["train", "--config", str(file), "--work", str(self.config.work), "--name", name]
         flags += ["--data", str(self.config.data)] if self.config.data else []
+        self._wait_for(folder)
         flags += ["--resume"] if _run_folder.has_checkpoint(folder / "train") else []
         try:
             self._train(flags)
@@ -160,6 +164,20 @@ class _Sweep:
         self._tidy(name, found[FIGURE])
         return {**{key: found.get(key) for key in (FIGURE, "valid_hit@10", "best_step")}, "steps": found.get("step"),
                 "seconds": found["seconds"], "run": name}  # fmt: skip
+
+    def _wait_for(self, folder: Path) -> None:
+        """A training that outlived a killed search ends first: two cannot train one run, and that says nothing of the trial."""
+        said = False
+        while folder.is_dir():
+            with folders.locked(folder, wait=False) as free:
+                if free:
+                    return
+            if self.processes.stopping:
+                raise Stopped("a trial was stopped")
+            if not said:
+                self.console.say(f"{folder.name} is trained by another process; waiting for it")
+            said = True
+            time.sleep(POLL)
 
     def _train(self, flags: list[str]) -> None:
         """Here, or in a process of its own on the next free device."""
