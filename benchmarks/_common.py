@@ -26,6 +26,13 @@ def ilrec(*arguments: object) -> dict[str, Any]:
     return {**json.loads(last), "command_seconds": round(time.perf_counter() - started, 1)}
 
 
+def begun(folder: Path) -> list[str]:
+    """--resume where a training of a run's or model's folder was stopped after a checkpoint."""
+    checkpoints = folder / "train" / "checkpoints"
+    there = any((checkpoints / f"{name}.safetensors").exists() for name in ("last", "previous"))
+    return ["--resume"] * there
+
+
 def write(name: str, result: dict[str, Any]) -> Path:
     """results/NAME.json, complete or not at all."""
     RESULTS.mkdir(exist_ok=True)

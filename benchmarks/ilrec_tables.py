@@ -37,7 +37,7 @@ def tables() -> dict[str, str]:
             [_row(ROWS[row], cells_, rows["sft"]) for row, cells_ in rows.items() if cells_],
         )
     if sweeps:
-        found["ilrec_sweeps"] = _sweep_table(sweeps, rows)
+        found["ilrec_sweeps"] = _sweep_table(sweeps)
     return found
 
 
@@ -73,16 +73,28 @@ def _differences(found: significance.Difference | None) -> list[str]:
     return [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}], {p:.3f}" for mean, low, high, p in parts]
 
 
-def _sweep_table(sweeps: list[dict[str, Any]], rows: dict[str, list[dict[str, Any]]]) -> str:
-    """One row per value: its figures, and the difference to SFT of the same seed (of the same depth)."""
+def _sweep_table(sweeps: list[dict[str, Any]]) -> str:
+    """One row per value: its figures, and the difference to SFT of the same seed, epochs and depth."""
     lines = []
-    for cell in sorted(sweeps, key=lambda cell: (cell["sweep"], cell["value"])):
-        deep = [each for each in sweeps if each["sweep"] == "sft-depth" and each["value"] == cell["value"]]
-        base = deep if cell["sweep"] == "ilrec-depth" else rows["sft"]
-        difference = None if cell["sweep"] == "sft-depth" else gap([cell], base)
+    for cell in sorted(sweeps, key=lambda cell: (cell["sweep"], place(cell["value"]))):
         figures = [f"{cell['test'][name]:.4f}" for name in COMPARED]
-        lines.append([f"`{cell['sweep']}`", cell["value"], *figures, *_differences(difference)])
+        lines.append([f"`{cell['sweep']}`", cell["value"], *figures, *_differences(sweep_gap(cell, sweeps))])
     return markdown(["setting", "value", *COMPARED, *(f"{name} - SFT [95 %], p" for name in COMPARED)], lines)
+
+
+def sweep_gap(cell: dict[str, Any], sweeps: list[dict[str, Any]]) -> significance.Difference | None:
+    """To SFT of the same depth; none for SFT itself, or as long as that cell is not there."""
+    depth = cell["value"] if cell["sweep"] == "ilrec-depth" else "4"
+    base = [each for each in sweeps if each["sweep"] == "sft-depth" and each["value"] == depth]
+    return None if cell["sweep"] == "sft-depth" else gap([cell], base)
+
+
+def place(value: str) -> tuple[float, str]:
+    """Numbers by size, then words."""
+    try:
+        return float(value), ""
+    except ValueError:
+        return float("inf"), value
 
 
 def _mean(values: list[float]) -> str:

@@ -3,10 +3,10 @@
     python benchmarks/preference_step.py [--device cuda --dtype bfloat16]
 
 Models of the size of examples/tiny.yaml and of twice its width and depth (on a GPU: of 1B). Rows of a prompt and items of
-four codes and an end token. `s_dpo` has five negatives and one
-sequence a row; `s_dpo_separate` is the same loss over six sequences a row, each with the prompt. Beside them supervised
-fine-tuning of the same prompts and items, and the other methods. Throughput counts tokens that pass forward, padding
-excluded; here is none. All cells of a shape in one process, in interleaved rounds, medians.
+four codes and an end token. `s_dpo` has five negatives and one sequence a row; `s_dpo_separate` is the same loss over six
+sequences a row, each with the prompt. Beside them supervised fine-tuning of the same prompts and items, and the other
+methods. What a step is given is not timed: references, and GRPO's answers, six items here. Throughput counts tokens that
+pass forward, padding excluded; here is none. All cells of a shape in one process, in interleaved rounds, medians.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ NAMES = {"sft": "SFT", "ilrec": "ILRec", "s_dpo": "S-DPO", "rosepo": "RosePO", "
 # ILRec's hours over each method's, Instrument, Table 5 of arXiv 2602.17410.
 PAPER = {"s_dpo": 4.2 / 7.25, "rosepo": 4.2 / 6.6, "sprec": 4.2 / 7.8}
 STEPS = {"sft": "SFT", "ilrec": "ILRec", "s_dpo": "S-DPO, prompt shared", "s_dpo_separate": "S-DPO, six sequences",
-         "dpo": "DPO", "rosepo": "RosePO", "sprec": "SPRec (its DPO)"}  # fmt: skip
+         "dpo": "DPO", "rosepo": "RosePO", "sprec": "SPRec (its DPO)", "grpo": "GRPO"}  # fmt: skip
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
 
 

@@ -6,7 +6,8 @@ One JSON per cell (row and seed) with the metrics and every test user's rank, so
 computed from the results alone. A cell whose file is there is skipped, a training that was stopped is resumed: cells can be
 added over time, and two calls with different --cells can run side by side. First `tune`: a coordinate search over the
 paper's ranges, one seed, half the epochs, judged by validation; its best setting is what all rows of Table 3 start from.
-Cells of SWEEPS (one seed each) say what a difference to SFT depends on: `alpha=0.1`, `sft-depth=8`.
+Cells of SWEEPS and DEPTHS (one seed, half the epochs) say what a difference to SFT depends on: `alpha=0.1`, `sft-depth=8`;
+`sft-depth=4` and `ilrec-depth=4` are what they are compared with.
 """
 
 from __future__ import annotations
@@ -37,15 +38,17 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "il-cpo": {"lambda_cpd": 0, "mu_crr": 0},
 }
 SEVERAL = ("sft", "ilrec", "wo-cpo", "wo-cns")  # three seeds; one for the others
-# One setting at a time, everything else as in `ilrec`; what `ilrec` has already is not repeated.
+# One setting at a time, everything else as in `ilrec-depth=4`. The penalty is beta w P, so that `beta` is also the sweep of
+# the scale of logits; `shift` takes their sign and common offset out of it.
 SWEEPS: dict[str, tuple[Any, ...]] = {
     "layers": ("consecutive:2", "consecutive:3"),
-    "lambda_cpd": (0.0005, 0.001, 0.1, 1.0),
-    "beta": (0.005, 0.05, 0.2, 0.5),
-    "alpha": (0.1, 0.5, 1.0, 1.2),
+    "lambda_cpd": (0.001, 0.1, 1.0),
+    "beta": (0.01, 0.2, 0.5),
+    "alpha": (0.1, 0.5, 1.2),
     "penalty": ("shift",),
 }
-DEPTHS = (8, 16)  # layers of the backbone, SFT and ILRec each
+DEPTHS = (4, 8, 16)  # layers of the backbone, SFT and ILRec each
+HALF = EPOCHS // 2  # epochs of sweeps, as of the search
 CELLS = (
     *(f"{row}:0" for row in ROWS),
     *(f"{row}:{seed}" for seed in (1, 2) for row in SEVERAL),
@@ -87,7 +90,8 @@ def record(cell: str, common: list[Any]) -> None:
         options = ROWS[row] if depth else {setting: value}
         more = ["--n-layers", value] if depth else []
     if not (RESULTS / f"ilrec-{name}.json").exists():
-        found = trained(name, options, about["seed"], EPOCHS, common, more=more, evaluated=True)
+        epochs = HALF if "sweep" in about else EPOCHS
+        found = trained(name, options, about["seed"], epochs, common, more=more, evaluated=True)
         print(write(f"ilrec-{name}", {**about, **found}))
 
 
@@ -109,7 +113,7 @@ def tuned(options: dict[str, Any], runs: list[dict[str, Any]], common: list[Any]
     known = next((run for run in runs if run["options"] == options), None)
     if known is None:
         name = "-".join(["tune", *(f"{key}{value}" for key, value in options.items())])
-        found = trained(name, options, 0, EPOCHS // 2, common, evaluated=False)
+        found = trained(name, options, 0, HALF, common, evaluated=False)
         known = {"options": options, **found}
         runs.append(known)
         write("ilrec-tune", {"runs": runs})

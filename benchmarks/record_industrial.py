@@ -5,8 +5,9 @@
 One JSON per cell with the metrics of every way of decoding; a cell whose file is there is skipped, a training that was
 stopped is resumed, an evaluation too. BIGRec's models are decoded over the trie of titles, and freely: their best text
 grounded to the nearest title by the TF-IDF encoder of the identifiers `titles-tfidf`, as it is and adjusted by SASRec's
-scores with a gamma chosen on validation. All settings are the same for SFT and ILRec, and none was tuned. One thread.
-`--quick` is a trial of the script itself: few steps and users, results in a folder of its own.
+scores with a gamma chosen on validation. Both learn the next-item task alone, from whole sequences (`--targets all`), not
+LC-Rec's other tasks nor BIGRec's prompt. All settings are the same for SFT and ILRec, and none was tuned. One thread.
+`--quick` is a trial of the script itself: few steps and users, everything in a folder of its own, WORK/quick.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import _common
-from _common import ilrec, write
+from _common import begun, ilrec, write
 
 DATASET = "Industrial_and_Scientific"
 LM = ["--hidden-size", 64, "--n-layers", 4, "--n-heads", 4, "--inner-size", 256, "--dropout", 0.1, "--weight-decay", 0.1,
       "--targets", "all", "--valid-beams", 5, "--valid-users", 500, "--save-every", 100]  # fmt: skip
 EPOCHS = {"lcrec": 20, "bigrec": 8}
 IDS = {"lcrec": "published", "bigrec": "titles"}
-FREE = ["--decode", "free", "--text-tokens", 64]
+FREE = ["--decode", "free"]
 # How a paradigm's models are decoded: name of the row -> flags of evaluate.
 DECODED: dict[str, dict[str, list[Any]]] = {
     "lcrec": {"trie": [], "trie, half SASRec (D3)": ["--cf-guidance", 0.5, "--cf", "sasrec"]},
@@ -43,7 +44,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     if arguments.quick:
-        _common.RESULTS = Path(arguments.work) / "quick-results"
+        arguments.work = Path(arguments.work) / "quick"  # else the record would find runs of other settings there
+        _common.RESULTS = arguments.work / "results"
     common = ["--dataset", DATASET, "--work", arguments.work]
     ilrec("preprocess", *common, "--raw-dir", arguments.raw)
     ilrec("build-ids", *common, "--index", arguments.raw / f"{DATASET}.index.json", "--name", "published")
@@ -51,7 +53,7 @@ def main() -> None:
     ilrec(
         "build-ids", *common, "--scheme", "rqkmeans", "--text", "title", "--vector-size", 256, "--name", "titles-tfidf"
     )
-    ilrec("train-cf", *common, "--model", "sasrec", "--name", "sasrec")
+    collaborative("sasrec", common)  # rewards, guidance and adjustment stand on it
     for cell in arguments.cells.split(","):
         if not (_common.RESULTS / f"industrial-{cell}.json").exists():
             paradigm, _, method = cell.partition("-")
@@ -60,7 +62,8 @@ def main() -> None:
 
 
 def collaborative(model: str, common: list[Any]) -> dict[str, Any]:
-    train = ilrec("train-cf", *common, "--model", model, "--name", model)
+    folder = Path(common[-1]) / DATASET / "cf" / model
+    train = ilrec("train-cf", *common, "--model", model, "--name", model, *begun(folder))
     found = ilrec("evaluate", *common, "--run", model)
     row = {"test": found["metrics"][model], "seconds": found["command_seconds"]}
     return {"train": without_place(train), "events": found["events"], "decoded": {"all items": row}}
@@ -71,8 +74,7 @@ def language(name: str, paradigm: str, method: str, common: list[Any], quick: bo
     command = ["train", *common, "--method", method, "--ids", IDS[paradigm], *LM, "--epochs", EPOCHS[paradigm],
                "--patience", EPOCHS[paradigm], *(["--cf", "sasrec"] if method == "ilrec" else []), "--name", name]  # fmt: skip
     command += QUICK["train"] if quick else []
-    unfinished = Path(common[-1]) / DATASET / "runs" / name / "train" / "checkpoints" / "last.safetensors"
-    train = ilrec(*command, *["--resume"] * unfinished.exists())
+    train = ilrec(*command, *begun(Path(common[-1]) / DATASET / "runs" / name))
     decoded = {}
     for way, flags in DECODED[paradigm].items():
         found = ilrec("evaluate", *common, "--run", name, *flags, *(QUICK["evaluate"] if quick else []))

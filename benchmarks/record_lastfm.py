@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from _common import RESULTS, ilrec, write
+from _common import RESULTS, begun, ilrec, write
 from record_ilrec import shown
 
 DATASET = "lastfm"
@@ -34,10 +34,14 @@ def main() -> None:
     parser.add_argument("--work", default="ilrec-work")
     parser.add_argument("--cells", default=",".join(CELLS))
     parser.add_argument("--threads", default="1", help="of every training; results depend on it in their last bits")
-    parser.add_argument("--max-steps", type=int, help="a trial of the script: nothing is written to results/")
+    parser.add_argument(
+        "--max-steps", type=int, help="a trial of the script in WORK/trial: nothing is written to results/"
+    )
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = arguments.threads
-    common = ["--dataset", DATASET, "--work", arguments.work]
+    # A trial's runs have other settings: the record would find them, and refuse to go on.
+    work = Path(arguments.work, "trial") if arguments.max_steps else arguments.work
+    common = ["--dataset", DATASET, "--work", work]
     ilrec("preprocess", *common, "--raw-dir", arguments.raw, "-o", "valid_share=0.1")
     ilrec("build-ids", *common, "--scheme", "title", "--name", "titles")
     for cell in arguments.cells.split(","):
@@ -52,18 +56,28 @@ def main() -> None:
 def recorded(name: str, model: str, seed: int, common: list[Any], max_steps: int | None) -> dict[str, Any]:
     """Train a model and evaluate it in every way."""
     cf = model not in ("sft", "ilrec")
+    place = Path(common[-1]) / DATASET
     if cf:
         command = ["train-cf", *common, "--model", model, "--seed", seed, "--name", name]
     else:
         reward = f"sasrec-s{seed}"
         if model == "ilrec":
-            ilrec("train-cf", *common, "--model", "sasrec", "--seed", seed, "--name", reward)
+            ilrec(
+                "train-cf",
+                *common,
+                "--model",
+                "sasrec",
+                "--seed",
+                seed,
+                "--name",
+                reward,
+                *begun(place / "cf" / reward),
+            )
         command = ["train", *common, "--tasks", "candidates", "--method", model, "--seed", seed, *LM, "--name", name,
                    *(["--cf", reward] if model == "ilrec" else [])]  # fmt: skip
         command += ["--max-steps", max_steps] if max_steps else []
-    folder = Path(common[-1]) / DATASET / ("cf" if cf else "runs") / name
-    unfinished = (folder / "train" / "checkpoints").exists()
-    train = ilrec(*command, *["--resume"] * (unfinished and not cf))
+    folder = place / ("cf" if cf else "runs") / name
+    train = ilrec(*command, *begun(folder))
     train.pop("path")  # of this machine
     limit = ["--limit-users", 50] if max_steps else []
     found = {

@@ -4,8 +4,9 @@
 
 One tiny model from scratch, LC-Rec's identifiers, a prompt for every training target of the same tenth of the users, the
 paper's epochs: 5 for SFT and ILRec, 5 + 3 for S-DPO and RosePO, 5 + 3 x (1 + 1) for SPRec. The fine-tuning with which the
-last three begin is trained once and counted in each one's total. Every cell is a JSON file; one that is there is skipped, a
-training that was stopped is resumed. Test metrics are of all users. All of it is to take less than an hour on two cores.
+last three begin is trained once and counted in each one's total; the collaborative model that ILRec and RosePO ask (of all
+users, minutes) is not. Every cell is a JSON file; one that is there is skipped, a training that was stopped is resumed.
+Test metrics are of all users. All of it is to take less than an hour on two cores.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ def tables() -> dict[str, str]:
         **({"peer": peer()} if (RESULTS / "sasrec-vs-recbole.json").exists() else {}),
         **({"million": million()} if (RESULTS / "cf-million.json").exists() else {}),
         **({"decode": decode(), "decode_growth": decode_growth()} if (RESULTS / "decode.json").exists() else {}),
+        **({"evaluate": evaluate()} if (RESULTS / "evaluate.json").exists() else {}),
     }  # fmt: skip
 
 
@@ -242,6 +243,19 @@ def decode() -> str:
         rows.append([f"`{kind}`", cell["users_per_second"][kind], f"{cell['times_as_fast'][kind]:.1f}",
                      "-" if share is None else f"{100 * share:.1f} %"])  # fmt: skip
     return markdown(["beam search", "users per second", "times as fast", "look-ups in the trie"], rows)
+
+
+def evaluate() -> str:
+    """A whole test split, by how many processes and in which batches."""
+    ways = {
+        "one_process": "one process",
+        "two_processes": "two processes",
+        "batches_of_32": "one process, smaller batches",
+    }
+    found = json.loads((RESULTS / "evaluate.json").read_text())
+    rows = [[name, f"{found[way]['threads']}", f"{found[way]['batch_size']}", f"{found[way]['command_seconds']:.0f} s",
+             f"{found[way]['users_per_second']:.0f}"] for way, name in ways.items()]  # fmt: skip
+    return markdown(["", "threads of each", "batch", "whole command", "users per second"], rows)
 
 
 def decode_growth() -> str:

@@ -29,9 +29,9 @@ for method in sft ilrec; do
 done
 runs="--dataset $name --run bigrec-sft,bigrec-ilrec"
 ilrec evaluate $runs                                                  # search over the trie of titles
-ilrec evaluate $runs --decode free --text-tokens 32                   # written, grounded to the nearest title
-ilrec evaluate $runs --decode free --text-tokens 32 --adjust cf       # adjusted by SASRec's scores
+ilrec evaluate $runs --decode free                                    # written, grounded to the nearest title
+ilrec evaluate $runs --decode free --adjust cf                        # adjusted by SASRec's scores
 ilrec evaluate $runs --cf-guidance 0.5                                # D3: SASRec has a say in every step
-ilrec compare --dataset "$name" bigrec-sft:test-full-free-beam4-tok32-titles-tfidf \
-  bigrec-ilrec:test-full-free-beam4-tok32-titles-tfidf
+ilrec compare --dataset "$name" bigrec-sft:test-full-free-beam4-titles-tfidf \
+  bigrec-ilrec:test-full-free-beam4-titles-tfidf
 ilrec report --dataset "$name"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import importlib
 import importlib.util
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -44,3 +48,27 @@ def test_the_table_of_a_million_items_shows_what_its_script_writes(
     assert "| popularity | - | - | - | 0.0005 | - | - | - |" in tables.million()
     row = "| SASRec, `loss=gbce` | 250 | 13.80 | 7.25 | 0.4000 | 0.30 s | 1.5 s | 2.80 GiB |"
     assert row in tables.million()
+
+
+def test_sweeps_are_compared_with_sft_of_their_own_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made ranks: SFT finds every fourth target first, ILRec at depth 4 every second, at depth 8 what SFT finds there."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    plots = importlib.import_module("ilrec_plots")
+    tables = importlib.import_module("ilrec_tables")
+    rare, often = np.where(np.arange(400) % 4, -1, 0), np.where(np.arange(400) % 2, -1, 0)
+    sweeps = [_cell("sft-depth", "4", rare), _cell("ilrec-depth", "4", often), _cell("sft-depth", "8", often),
+              _cell("ilrec-depth", "8", often), _cell("beta", "0.5", rare), _cell("beta", "0.01", often)]  # fmt: skip
+    gaps = {(cell["sweep"], cell["value"]): tables.sweep_gap(cell, sweeps) for cell in sweeps}
+    assert gaps["sft-depth", "8"] is None
+    assert gaps["ilrec-depth", "4"].mean_C.tolist() == pytest.approx([0.25, 0.25])
+    assert gaps["ilrec-depth", "8"].mean_C.tolist() == [0, 0]
+    monkeypatch.setattr(plots, "chosen", dict)  # ILRec's defaults
+    values, middle, below, above = plots.series("beta", sweeps)
+    assert values == ["0.01", "0.1", "0.5"]
+    assert middle == pytest.approx([0.25, 0.25, 0])
+    assert min(below[0], above[0]) > 0.02
+
+
+def _cell(sweep: str, value: str, rank_E: np.ndarray) -> dict[str, Any]:
+    ranks = base64.b64encode(zlib.compress(rank_E.astype(np.int8).tobytes())).decode()
+    return {"sweep": sweep, "value": value, "seed": 0, "ranks": ranks}

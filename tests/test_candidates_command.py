@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_LM, Finished
+from test_lcrec_tasks import stopped
 
 from ilrec_cli import artifacts
 from ilrec_cli.lm.candidate_prompts import TEMPLATES, CandidateTemplate
@@ -28,7 +29,7 @@ def files(folder: Path, offered: int = 6) -> Path:
     for split, count in (("val", 60), ("test", 30)):
         rows = []
         for _ in range(count):
-            start = int(rng.integers(ITEMS - 4))
+            start = int(rng.integers(ITEMS - (6 if split == "val" else 4)))  # some targets only the test has
             history, target = [(start + step) % ITEMS for step in range(3)], (start + 3) % ITEMS
             others = rng.permutation([item for item in range(ITEMS) if item not in (*history, target)])[: offered - 1]
             listed = rng.permutation([target, *others]).tolist()
@@ -226,11 +227,126 @@ def test_everything_is_evaluated_that_was_trained_for_it(shop: Path, ilrec: Run)
     assert "candidates" in line
 
 
+def test_targets_seen_and_unseen_in_training_are_apart_in_comparison_and_report(shop: Path, ilrec: Run) -> None:
+    evaluate(ilrec, shop, "--run", "sft,ilrec", "--candidates", "sum")
+    sides = [f"{name}:test-cand6-sum-vocab" for name in ("sft", "ilrec")]
+    done = ilrec("compare", "--dataset", "toy", "--work", shop, *sides, "--metrics", "hit@1", "--slices", "--json")
+    assert done.code == 0, done.err
+    rows = {row["slice"]: row for row in json.loads(done.out.splitlines()[-1])["comparisons"]}
+    for name, key in (("sft", "base"), ("ilrec", "value")):
+        parts = evaluation(shop, name, "test-cand6-sum-vocab").json("metrics.json")["slices"]["target_in_training"]
+        assert set(parts) == {"seen", "unseen"}
+        for part, each in parts.items():
+            row = rows[f"target_in_training: {part}"]
+            assert row["events"] == each["events"]
+            assert row[key] == pytest.approx(each["metrics"]["hit@1"], abs=1e-12)
+    assert (
+        ilrec(
+            "report", "--dataset", "toy", "--work", shop, "--formats", "md", "--output", shop / "r" / "page.html"
+        ).code
+        == 0
+    )
+    (page,) = (shop / "r").rglob("report.md")
+    table = page.read_text().partition("by candidate target in training")[2].partition("\n#")[0]
+    assert "hit@1" in table
+    assert "| unseen" in table
+    evaluate(ilrec, shop, "--run", "sft", "--candidates", "generate")
+    said = ilrec(
+        "report", "--dataset", "toy", "--work", shop, "--formats", "md", "--output", shop / "r" / "page.html"
+    ).out
+    head = next(line for line in said.splitlines() if "search" in line and "substring_valid" in line)
+    assert "substring_hit@1" in head.split(), "valid ratio beside Hit@1"
+
+
+def test_the_mean_over_prompts_has_its_parts(shop: Path, ilrec: Run) -> None:
+    done = ilrec(
+        "evaluate", "--dataset", "toy", "--work", shop, "--run", "sft", "--candidates", "generate", "--all-templates"
+    )
+    assert done.code == 0, done.err
+    kept = json.loads((shop / "toy" / "runs" / "sft" / "eval" / "test-cand6-names-mean12.json").read_text())
+    every = [evaluation(shop, "sft", name).json("metrics.json") for name in kept["by_template"]]
+    for part in ("seen", "unseen"):
+        parts = [each["slices"]["target_in_training"][part] for each in every]
+        found = kept["slices"]["target_in_training"][part]
+        assert found["events"] == parts[0]["events"]
+        for name in ("hit@1", "valid"):
+            assert found["metrics"][name] == pytest.approx(
+                np.mean([each["metrics"][name] for each in parts]), abs=1e-12
+            )
+    (row,) = [line.split() for line in done.out.splitlines() if line.startswith("sft ") and "events" not in line]
+    seen = kept["slices"]["target_in_training"]["seen"]["metrics"]["hit@1"]
+    assert [row[1], row[2], row[-2]] == [
+        f"{value:.4f}" for value in (kept["metrics"]["hit@1"], kept["metrics"]["valid"], seen)
+    ]
+    assert any("valid" in line.split() for line in done.out.splitlines() if line.startswith("prompt "))
+    assert (
+        ilrec(
+            "report",
+            "--dataset",
+            "toy",
+            "--work",
+            shop,
+            "--formats",
+            "html,csv,svg",
+            "--output",
+            shop / "m" / "page.html",
+        ).code
+        == 0
+    )
+
+
+def test_no_epoch_has_an_example_that_is_too_long(shop: Path) -> None:
+    """Templates are drawn anew: one that epoch 1 draws can be longer than all of epoch 0's."""
+    from ilrec_cli import config as configs
+    from ilrec_cli.errors import UserError
+    from ilrec_cli.settings import Train
+    from ilrec_cli.stages import _backbones, _job, _models, _task
+
+    def rows(**values: Any) -> Any:
+        asked = {
+            "dataset": "toy",
+            "work": str(shop),
+            "tasks": ["candidates"],
+            "method": "sft",
+            "ids": "titles",
+            **values,
+        }
+        task = _task.decided(configs.build(Train, asked, "train"))
+        data, ids = task.parents["data"], task.parents["ids"]
+        tok = _backbones.open_backbone(task.settings, data).tokenizer
+        return _job.make_rows(task.settings, data, _models.catalogue(ids, tok), tok)[0]
+
+    for seed in range(9):
+        made = rows(seed=seed, epochs=6)
+        longest = [int(made.at(epoch).lengths().max()) for epoch in range(6)]
+        if max(longest) > longest[0]:
+            break
+    assert max(longest) > longest[0], "or nothing is shown"
+    rows(seed=seed, epochs=6, max_length=max(longest))
+    with pytest.raises(UserError, match=f"the longest example of candidate ranking has {max(longest)} tokens"):
+        rows(seed=seed, epochs=6, max_length=longest[0])
+
+
+@pytest.mark.parametrize("method", ["sft", "ilrec"])
+def test_a_plan_counts_what_is_trained(shop: Path, ilrec: Run, method: str) -> None:
+    flags = ["--dataset", "toy", "--work", shop, "--tasks", "candidates", "--method", method, *TINY_LM]
+    done = ilrec("plan", *flags, "--epochs", "1", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out.splitlines()[-1])
+    assert (found["examples"], found["targets"], found["steps"]) == (48, 48, 3)
+    assert ilrec("train", *flags, "--epochs", "1", "--name", f"planned-{method}").code == 0
+    cost = json.loads((shop / "toy" / "runs" / f"planned-{method}" / "train" / "cost.json").read_text())["total"]
+    assert found["tokens"] == cost["prompt_tokens"] + cost["response_tokens"]
+    assert found["supervised_tokens"] == cost["response_tokens"]
+    assert all(shape["children"] == (6 if method == "ilrec" else 0) for shape in found["micro_batches"])
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
         (["evaluate", "--run", "sft"], "--candidates sum, mean or generate"),
         (["recommend", "--run", "sft", "--history", "Tune"], "trained to choose among candidates"),
+        (["export", "--run", "sft"], "train/model is a Hugging Face folder already"),
         (["evaluate", "--run", "sft", "--candidates", "sum", "--template", "99"], "prompts 0 to 11"),
         (["evaluate", "--run", "sft", "--candidates", "sum", "--exact", "3"], "exclude each other"),
         (["evaluate", "--run", "sft", "--candidates", "sum", "--normalize", "trie"], "vocab or ids"),
@@ -254,6 +370,17 @@ def test_own_data_with_drawn_candidates_train_and_rank_too(own_world: Path, ilre
     assert done.code == 0, done.err
     again = ilrec(*train, "--overwrite")
     assert again.code == 0, again.err
+    longer = [*train[:-2], "--batch-size", "64", "--epochs", "3", "--save-every", "1"]  # the last value of a flag wins
+    weights = []
+    for name, after in (("whole", None), ("halted", 4)):
+        flags = [*map(str, longer), "--name", name]
+        if after is not None:
+            stopped(flags[1:], after)
+            flags.append("--resume")
+        done = ilrec(*flags)
+        assert done.code == 0, done.err
+        weights.append((own_world / "toy" / "runs" / name / "train" / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1], "epochs draw the same candidates and templates again"
     found = evaluate(ilrec, own_world, "--run", "own", "--candidates", "sum")
     assert 0 <= found["metrics"]["own"]["hit@1"] <= 1
     assert found["metrics"]["own"]["hit@5"] == 1, "five candidates"

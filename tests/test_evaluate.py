@@ -83,6 +83,15 @@ def test_a_stopped_evaluation_goes_on_to_the_same_bytes(
     assert not scratch.exists()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "{}"])
+def test_chunks_that_do_not_say_whose_they_are_are_not_taken(tmp_path: Path, text: str) -> None:
+    with _chunks.opened(tmp_path / "chunks", {"version": 2}, None):
+        _chunks.save(tmp_path / "chunks", 0, {"rank": np.zeros(3)}, 1.0)
+    (tmp_path / "chunks" / "identity.json").write_text(text)
+    with _chunks.opened(tmp_path / "chunks", {"version": 2}, None):
+        assert _chunks.load(tmp_path / "chunks", 0) is None
+
+
 def test_chunks_of_another_search_are_not_taken(
     own: Path, ilrec: Run, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,43 @@ def test_advice_on_memory_is_that_of_the_model(own: Path, ilrec: Run, monkeypatc
     assert "--device" in line
 
 
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_a_damaged_result_is_made_again(own: Path, ilrec: Run, flags: list[str]) -> None:
+    """`compare` and `report` say: re-run ilrec evaluate."""
+    arguments = ["evaluate", *common(own), "--run", "sft", "--limit-users", "5", "--beams", "5"]
+    assert ilrec(*arguments).code == 0
+    folder = folder_of(own, "test-full-beam5-vocab-n5-s0", "runs/sft")
+    whole = (folder / "metrics.json").read_bytes()
+    (folder / "metrics.json").write_text("{")
+    (folder / "provenance.json").unlink()
+    again = ilrec(*arguments, *flags)
+    assert again.code == 0, again.err
+    assert (folder / "metrics.json").read_bytes() == whole
+
+
+def test_a_model_named_twice_is_evaluated_once(own: Path, ilrec: Run) -> None:
+    result = ilrec("evaluate", *common(own), "--run", "sft,sft", *FEW, "--json")
+    assert list(json.loads(result.out.splitlines()[-1])["metrics"]) == ["sft"]
+
+
+@pytest.mark.parametrize("flags", [[], FEW, ["--split", "valid"], ["--beams", "7"]])
+def test_the_next_command_compares_what_was_evaluated(own: Path, ilrec: Run, flags: list[str]) -> None:
+    """Whatever else the models were evaluated under; and two models of one name, each as compare takes it."""
+    named = own / "toy" / "runs" / "sasrec"
+    shutil.copytree(own / "toy" / "runs" / "sft" / "train", named / "train", dirs_exist_ok=True)
+    for models in ("sft,ilrec", f"sasrec,{named}"):
+        ilrec("evaluate", *common(own), "--run", models)
+        evaluated = ilrec("evaluate", *common(own), "--run", models, *flags, "--json")
+        found = json.loads(evaluated.out.splitlines()[-1])
+        (line,) = (line for line in evaluated.out.splitlines() if line.startswith("Is it real: ilrec "))
+        compared = ilrec(*line.removeprefix("Is it real: ilrec ").split(), "--metrics", "ndcg@5", "--json")
+        assert compared.code == 0, compared.err
+        (row,) = json.loads(compared.out.splitlines()[-1])["comparisons"]
+        assert [row["base"], row["value"]] == pytest.approx([each["ndcg@5"] for each in found["metrics"].values()])
+        assert json.loads(compared.out.splitlines()[-1])["events"] == found["events"]
+    shutil.rmtree(named)
+
+
 def test_few_beams_answer_for_short_lists_alone(own: Path, ilrec: Run) -> None:
     result = ilrec("evaluate", *common(own), "--run", "ilrec", *FEW, "--beams", "6", "--exact", "4", "--json")
     assert result.code == 0, result.err

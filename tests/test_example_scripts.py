@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY_LM, Finished, instruments_folder
 from said_folder import raw_folder
 
-from ilrec_cli import config, settings
+from ilrec_cli import cli, config, settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -76,8 +78,8 @@ def test_titles_are_written_grounded_and_searched(
         assert done.code == 0, (command, done.err)
     made = sorted(path.name for path in (tmp_path / "ilrec-work/Instruments/runs/bigrec-ilrec/eval").glob("test-*"))
     assert made == [
-        "test-full-beam20-vocab", "test-full-beam20-vocab-cf0.5-sasrec", "test-full-free-beam4-tok32-titles-tfidf",
-        "test-full-free-beam4-tok32-titles-tfidf-cf-sasrec-gauto",
+        "test-full-beam20-vocab", "test-full-beam20-vocab-cf0.5-sasrec", "test-full-free-beam4-titles-tfidf",
+        "test-full-free-beam4-titles-tfidf-cf-sasrec-gauto",
     ]  # fmt: skip
 
 
@@ -105,3 +107,39 @@ def test_candidates_are_ranked_and_written(
         assert done.code == 0, (command, done.err)
     made = sorted(path.name for path in (tmp_path / "ilrec-work/lastfm/runs/ilrec/eval").glob("[!.]*"))
     assert made == ["test-cand20-names", "test-cand20-sum-vocab"]
+
+
+def launched() -> list[list[str]]:
+    """The commands for larger machines in the heads of the scripts."""
+    found = []
+    for script in sorted(EXAMPLES.glob("*.sh")):
+        head = "\n".join(line[4:] for line in script.read_text().splitlines() if line.startswith("#   "))
+        for line in head.replace("\\\n", " ").splitlines():
+            words = shlex.split(line)
+            if words[0] == "accelerate":
+                assert words[1:3] == ["launch", "--config_file"]
+                assert (EXAMPLES.parent / words[3]).is_file()
+                assert words[4:6] == ["-m", "ilrec_cli"]
+                words = words[5:]
+            found.append([script.name, *words[1:]])
+    return found
+
+
+def test_the_commands_for_larger_machines_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one is read as the command line reads it, presets and all; nothing is run."""
+    from ilrec_cli.stages import evaluate, train
+
+    seen: list[Any] = []
+
+    def note(config: Any) -> dict[str, Any]:
+        seen.append(config)
+        return {}
+
+    for stage in (train, evaluate):
+        monkeypatch.setattr(stage, "run", note)
+    commands = launched()
+    for command in commands:
+        cli.invoke(command[1:])
+    for script in ("bigrec.sh", "candidates.sh", "lcrec.sh"):
+        mine = [config for command, config in zip(commands, seen, strict=True) if command[0] == script]
+        assert [type(config).__name__ for config in mine] == ["Train", "Evaluate"] * 2, "8 x 40 GB, 1 x 24 GB"

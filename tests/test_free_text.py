@@ -409,6 +409,41 @@ def test_what_cannot_be_is_refused_in_one_line(titled: Path, ilrec: Run) -> None
     shutil.move(titled / "aside", titled / "toy" / "ids" / "text")
 
 
+def test_chunks_of_texts_change_nothing(titled: Path, ilrec: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances of all texts at once, and of one after another; adjusted by a gamma that is chosen in the same way."""
+    flags = [
+        "evaluate",
+        *common(titled),
+        "--run",
+        "bigrec",
+        *FREE,
+        *SOME,
+        "--adjust",
+        "cf",
+        "--cf",
+        "sasrec",
+        "--overwrite",
+    ]
+    plain, adjusted = f"{PLAIN}-n48-s0", f"{PLAIN}-cf-sasrec-gauto-n48-s0"
+    assert ilrec(*flags).code == 0
+    expected, listed = files(titled, plain), done(titled, adjusted).table("rankings").to_pylist()
+    monkeypatch.setattr(ground, "CELLS", 1)
+    assert ilrec(*flags).code == 0
+    assert files(titled, plain) == expected
+    for row, other in zip(done(titled, adjusted).table("rankings").to_pylist(), listed, strict=True):
+        assert (row["rank"], row["items"]) == (other["rank"], other["items"])
+        assert row["scores"] == pytest.approx(other["scores"], abs=1e-6), "SASRec's own, in other batches"
+
+
+def test_titles_that_cannot_be_written_to_their_end_are_counted(titled: Path, ilrec: Run) -> None:
+    flags = ["evaluate", *common(titled), "--run", "bigrec", "--decode", "free", "--limit-users", "4", "--text-tokens"]
+    few = ilrec(*flags, "2")
+    assert few.code == 0, few.err
+    items = len(titles_of(titled))
+    assert f"--text-tokens 2: the titles of {items} of {items} items are longer" in few.err
+    assert "cannot be written" not in ilrec(*flags, "64").err
+
+
 def test_a_text_that_is_a_title_has_the_titles_own_vector() -> None:
     """Encoders differ in their last bits from batch to batch; this one differs by as much as it can."""
     rng = np.random.default_rng(0)

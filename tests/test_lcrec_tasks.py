@@ -14,6 +14,7 @@ from said_folder import raw_folder
 from tokenizers_of_kinds import a_tokenizer
 
 from ilrec_cli import artifacts, cli
+from ilrec_cli.checkpoint import first_difference
 from ilrec_cli.json_log import read_log
 from ilrec_cli.stages import _inputs, _tasks
 
@@ -94,6 +95,51 @@ def test_six_tasks_train_and_resume_to_the_same_bits(said_world: Path, ilrec: Ca
         assert weights[0] == weights[1], stop
 
 
+def test_a_run_with_other_wording_is_another_run(
+    said_world: Path, ilrec: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The text of prompts is part of what a run is: it neither goes on in other words, nor counts as made in them."""
+    from ilrec_cli.lm import templates
+
+    flags = ["train", *common(said_world), *TINY_LM, "--tasks", "next_item:60", "--batch-size", "20"]
+    stopped([*flags[1:], "--name", "worded", "--save-every", "1"], 2)
+    assert ilrec(*flags, "--name", "done").code == 0
+    run = said_world / "Instruments" / "runs" / "done" / "train"
+    assert "wording" not in (run / "config.yaml").read_text()
+    kept = artifacts.read(run, "run")
+    assert kept.config["wording"] == kept.json("layout.json")["digest"]
+    before = templates.every()
+    other = {
+        **before,
+        "next_item": (before["next_item"][0]._replace(prompt="{history}, and then?"), *before["next_item"][1:]),
+    }
+    monkeypatch.setattr(templates, "every", lambda: other)
+    line = ilrec(*flags, "--name", "worded", "--save-every", "1", "--resume").one_line()
+    assert "--resume: wording is " in line
+    assert "holds a run with other settings: wording is " in ilrec(*flags, "--name", "done").one_line()
+    again = ["train", "--config", run / "config.yaml", "--work", said_world, "--name", "again"]
+    assert ilrec(*again).code == 0, "settings alone, whatever the wording"
+    onwards = [
+        "train",
+        *common(said_world),
+        "--from",
+        "done",
+        *["--epochs", "1"],
+        "--max-steps",
+        "1",
+        "--batch-size",
+        "4",
+    ]
+    assert "its prompts had other words" in ilrec(*onwards, "--method", "sft", "--name", "mixed").one_line()
+    assert ilrec(*onwards, "--method", "dpo", "--name", "pairs").code == 0, "prompts are the tokens of that run"
+    pairs = artifacts.read(run.parents[1] / "pairs" / "train", "run")
+    assert pairs.config["wording"] == pairs.json("layout.json")["digest"] == kept.config["wording"]
+    assert first_difference({"seed": 0}, {"seed": 0, "wording": "x"})[0] == "", "of the first releases: not known"
+    monkeypatch.setattr(templates, "every", lambda: before)
+    assert ilrec(*flags, "--name", "worded", "--save-every", "1", "--resume").code == 0
+    assert "Already trained" in ilrec(*flags, "--name", "done").out
+
+
 def test_evaluation_under_every_prompt(said_world: Path, ilrec: Callable[..., Finished]) -> None:
     """Of the run with six tasks: one prompt, another one, and the mean over all of them."""
     flags = ["evaluate", *common(said_world), "--run", "whole", "--limit-users", "30", "--beams", "20"]
@@ -119,6 +165,22 @@ def test_evaluation_under_every_prompt(said_world: Path, ilrec: Callable[..., Fi
     assert kept["metrics"]["hit@20"] == pytest.approx(sum(hits) / 17, rel=1e-12)
     assert kept["least_and_most"]["hit@20"] == [min(hits), max(hits)]
     assert json.loads(every.out.splitlines()[-1])["metrics"]["whole"]["hit@20"] == kept["metrics"]["hit@20"]
+    mean, first = "whole:test-full-beam20-vocab-mean17-n30-s0", "whole:test-full-beam20-vocab-n30-s0"
+    compared = ilrec("compare", *common(said_world), first, mean, "--metrics", "hit@10,ndcg@5", "--force", "--json")
+    assert compared.code == 0, compared.err
+    assert "seeds" not in compared.out, "prompts are no seeds"
+    for each in json.loads(compared.out.splitlines()[-1])["comparisons"]:
+        assert each["value"] == pytest.approx(kept["metrics"][each["metric"]], abs=1e-12)
+        assert each["base"] == pytest.approx(single[0]["metrics"][each["metric"]], abs=1e-12)
+    assert "different protocols: templates" in ilrec("compare", *common(said_world), first, mean).one_line()
+    reported = ilrec("report", *common(said_world), "--output", said_world / "report" / "page.html", "--json")
+    assert reported.code == 0, reported.err
+    (found,) = [
+        each
+        for each in json.loads(reported.out.splitlines()[-1])["metrics"].values()
+        if "whole (beam 20, vocab)" in each
+    ]
+    assert found["whole (beam 20, vocab, mean of 17 templates)"] == kept["metrics"]
     few = ilrec(*flags, "--beams", "3", "--limit-users", "2", "--all-templates")
     assert few.code == 0, few.err
     assert "hit@10" not in few.out

@@ -134,6 +134,38 @@ def test_settings_of_the_originals(name: str, preset: str, expected: dict[str, A
     assert {key: getattr(settings, key) for key in expected} == expected
 
 
+# Protocols 4, 5 and 7 of the design; what a script leaves out is the default of transformers' Trainer.
+ORIGINALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "s_dpo": (
+        {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.1, "learning_rate": 1e-5, "schedule": "cosine", "warmup": 0.05,
+         "weight_decay": 0.0, "clip": 0.3, "batch_size": 128, "epochs": 5},
+        {"negatives": 3, "beta": 1.0, "pair_epochs": 3, "pair_learning_rate": 1e-5},
+    ),
+    "sprec": (
+        {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "learning_rate": 3e-4, "schedule": "linear",
+         "weight_decay": 0.0, "clip": 1.0, "batch_size": 16, "epochs": 4},
+        {"iterations": 5, "beta": 0.1, "round_epochs": 1, "pair_epochs": 1, "round_learning_rate": 2e-5,
+         "pair_learning_rate": 2e-5},
+    ),
+    "grpo": (
+        {"tuning": "full", "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.03, "weight_decay": 0.0, "clip": 0.3,
+         "batch_size": 64, "epochs": 10, "patience": 3, "valid_beams": 50},
+        {"group": 16, "rollouts": "beam", "exact": 1.0, "rank": 1.0, "beta_kl": 1e-3, "policy_epochs": 2,
+         "policy_learning_rate": 1e-5},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_preference_methods_have_their_originals_settings(name: str) -> None:
+    settings, (expected, options) = train("original", method=name), ORIGINALS[name]
+    assert {key: getattr(settings, key) for key in expected} == expected
+    found = configs.as_dict(configs.build(plugins.load("methods", name).Config, settings.options, name))
+    assert {key: found[key] for key in options} == options
+    if name == "sprec":
+        assert int(4096 // 16 * 4 * settings.warmup) == 20
+
+
 def test_bigrecs_warm_up_is_twenty_steps_of_instruments() -> None:
     steps = -(-131_837 // 128) * 5
     assert int(steps * train("bigrec").warmup) == 20

@@ -163,6 +163,14 @@ def saved_tokenizer(folder: Path) -> Any:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
+def tokenizer_of(name: str, folder: Path | None = None) -> Any:
+    """The tokenizer of a pretrained model, or that which `save` wrote to a folder."""
+    if folder is not None:
+        return saved_tokenizer(folder)
+    with hub.explained(name, "backbone"):
+        return hub.tokenizer(name)
+
+
 def saved_base(folder: Path) -> dict[str, Any] | None:
     """What a saved adapter says of its base: name, rows of its embeddings, quantisation; None for a whole model."""
     path = folder / ADAPTER_BASE

@@ -47,9 +47,14 @@ class CandidateLayout:
             return list(tokenizer.encode(text, add_special_tokens=False))
 
         start = start_tokens(tokenizer) if form.start else []
-        texts = tuple(tuple(template.pieces(form.wrap)) for template in TEMPLATES)
+        texts = cls.spelled(form)
         pieces = tuple((start + ids(before), ids(between), ids(after)) for before, between, after in texts)
         return cls(texts, pieces, ids(NEWLINE), pad_token(tokenizer))
+
+    @staticmethod
+    def spelled(form: Format) -> tuple[tuple[str, ...], ...]:
+        """The pieces of every template, as text."""
+        return tuple(tuple(template.pieces(form.wrap)) for template in TEMPLATES)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

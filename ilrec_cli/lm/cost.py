@@ -19,8 +19,9 @@ class Cost:
     """Amounts of this process since they were last settled; `seconds` is all of the phase's time.
 
     `prompt_tokens` and `response_tokens` are those of the forward passes of training, without padding (and no backward
-    or recomputed pass); `making_tokens` those of passes that make the phase's data (generating, scoring), whose time is
-    `making_seconds`; `generated` are responses that the model wrote. Validation is not counted but for its time.
+    or recomputed pass); `making_tokens` those of passes that make the phase's data (generating, scoring; a search counts
+    as if every beam went on to the end of the longest identifier), whose time is `making_seconds`; `generated` are
+    responses that the model wrote. Validation is not counted but for its time.
     """
 
     def __init__(self) -> None:

@@ -33,8 +33,9 @@ def exact_scores(
     scorer = _Scorer(model, (input_ids_BS, attention_mask_BS), trie, normalize)
     size = max(NODES // len(input_ids_BS), 64)
     scorer.score(torch.zeros(1, dtype=torch.long, device=device))
-    for part_W in torch.split(scorer.nodes_to_run(), size):
-        scorer.score(part_W)
+    node_N = scorer.nodes_to_run()
+    for start in range(0, len(node_N), size):  # there may be none, which torch.split would give as a part
+        scorer.score(node_N[start : start + size])
     total_BN = scorer.edge_BN
     for start, end in scorer.levels[2:]:
         total_BN[:, start:end] += total_BN.index_select(1, scorer.parent_N[start:end])

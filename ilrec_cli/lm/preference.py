@@ -186,9 +186,12 @@ class Pairs:
 
 def prompts_of(material: Material) -> Prompts:
     """Those of the phase's task."""
-    if material.choices is not None:
-        return Choices(material.choices)
-    return Histories.of(material.examples, material.max_history)
+    return prompts_for(material.examples, material.max_history, material.choices)
+
+
+def prompts_for(examples: Examples, max_history: int, choices: CandidateExamples | None) -> Prompts:
+    """Rows of candidate ranking where that is the task, else histories."""
+    return Histories.of(examples, max_history) if choices is None else Choices(choices)
 
 
 def next_item(material: Material) -> Source:
@@ -196,9 +199,14 @@ def next_item(material: Material) -> Source:
     return material.examples if material.choices is None else material.choices
 
 
+def share_prompt(material: Material) -> bool:
+    """Whether a prompt's responses can share it."""
+    return material.parallel.together(lambda: takes_branches(material.parallel.model))
+
+
 def branches(material: Material) -> bool:
     """Whether a prompt's responses can share it; says so where they cannot."""
-    taken = material.parallel.together(lambda: takes_branches(material.parallel.model))
+    taken = share_prompt(material)
     if not taken:
         material.console.warn(
             f"{material.settings.backbone}: its attention takes no mask of branches, so every response is a sequence of its "

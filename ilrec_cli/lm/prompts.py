@@ -20,6 +20,9 @@ PREAMBLE = "An instruction follows. Give the answer that it asks for.\n\n"
 INSTRUCTION = "Recommend the item that this user will choose next."
 INPUT = 'The user chose these items, the oldest first: "{history}"'
 _MARK = "\ue000"  # of private use: in no text
+# Chat templates can put today's date into a prompt (Llama-3.2's does). Tomorrow's prompts must be those of today: this day,
+# which Llama's templates name where there is no clock, stands for all.
+_NO_CLOCK = "{%- macro strftime_now(form) -%}26 Jul 2024{%- endmacro %}"
 
 Wrap = Callable[[str], str]  # an instruction -> the whole prompt
 
@@ -54,9 +57,15 @@ def chat(tokenizer: Any) -> Format:
             "--chat: the tokenizer of this backbone has no chat template; choose an instruct model, or leave --chat out"
         )
 
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        template = _NO_CLOCK + template
+
     def wrap(instruction: str) -> str:
         turn = [{"role": "user", "content": instruction}]
-        return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        return str(
+            tokenizer.apply_chat_template(turn, chat_template=template, tokenize=False, add_generation_prompt=True)
+        )
 
     return Format(wrap, False)
 

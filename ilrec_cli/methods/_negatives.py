@@ -8,6 +8,7 @@ Shapes: E targets, J negatives of each, M candidates in order, I items, B rows a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ import torch
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.phases import Material
-from ilrec_cli.lm.preference import Pairs, Prompts, scored
+from ilrec_cli.lm.preference import Pairs, Prompts, scored, share_prompt
 from ilrec_cli.ranking import top_k
 from ilrec_cli.trie import ItemTrie
 
@@ -47,6 +48,28 @@ class Known:
         np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
         return again
 
+    def longest(self) -> int:
+        """The most identifiers that a user has."""
+        return int(np.bincount(self.seen // self.nodes).max(initial=0))
+
+    def refuse(self, count: int) -> None:
+        """`UserError` where a user leaves fewer identifiers than so many negatives need."""
+        leaves = len(np.unique(self.leaf_I))
+        if leaves - self.longest() < count:
+            raise UserError(
+                f"{count} negatives asked for, but a user leaves only {leaves - self.longest()} of {leaves:,} identifiers"
+            )
+
+
+def check_random(options: Any, prompts: Prompts) -> None:
+    """`UserError` where `options.negatives` cannot be drawn for every row: before the fine-tuning that comes first."""
+    known, allowed_EM = Known(prompts), prompts.allowed
+    if allowed_EM is None:
+        known.refuse(options.negatives)
+    else:
+        valid_EM = ~known.bad(np.arange(len(prompts)), allowed_EM) & ~known.repeated(allowed_EM)
+        _refuse_rows(valid_EM, options.negatives)
+
 
 def drawn(
     prompts: Prompts, count: int, rng: np.random.Generator, *, weight_I: np.ndarray | None = None
@@ -58,12 +81,8 @@ def drawn(
         noise_EM = rng.gumbel(size=allowed_EM.shape) + (0 if weight_I is None else np.log(weight_I[allowed_EM]))
         item_EM = np.take_along_axis(allowed_EM, np.argsort(-noise_EM, axis=1, kind="stable"), axis=1)
         return _picked(item_EM, ~known.bad(rows, item_EM) & ~known.repeated(item_EM), count, count, rng)
-    items, leaves = len(known.leaf_I), len(np.unique(known.leaf_I))
-    longest = int(np.bincount(known.seen // known.nodes).max(initial=0))
-    if leaves - longest < count:
-        raise UserError(
-            f"{count} negatives asked for, but a user leaves only {leaves - longest} of {leaves:,} identifiers"
-        )
+    known.refuse(count)
+    items = len(known.leaf_I)
     total_I = None if weight_I is None else np.cumsum(weight_I / weight_I.sum())
     item_EJ = np.full((len(rows), count), -1)
     open_E, open_J = np.nonzero(item_EJ < 0)
@@ -84,8 +103,7 @@ def similar(
     target_E, allowed_EM, parts = prompts.targets(), prompts.allowed, []
     if allowed_EM is None:
         # A user's own items may all be closer, each with namesakes.
-        longest = int(np.bincount(known.seen // known.nodes).max(initial=0))
-        near_IM = _nearest(unit_ID, (near + longest) * int(np.bincount(known.leaf_I).max()))
+        near_IM = _nearest(unit_ID, (near + known.longest()) * int(np.bincount(known.leaf_I).max()))
     for start in range(0, len(prompts), ROWS):
         rows = np.arange(start, min(start + ROWS, len(prompts)))
         if allowed_EM is None:
@@ -112,7 +130,7 @@ def own_mistakes(
     if allowed_EM is None:
         item_EM = answers(material, prompts, beams)
     else:
-        score_EM = scored(material, Pairs(prompts, np.maximum(allowed_EM, 0)))
+        score_EM = scored(material, Pairs(prompts, np.maximum(allowed_EM, 0), share_prompt(material)))
         order = np.argsort(np.where(allowed_EM < 0, np.inf, -score_EM), axis=1, kind="stable")
         item_EM = np.take_along_axis(allowed_EM, order, axis=1)
     wrong_EM = (item_EM >= 0) & (known.leaf_I[item_EM] != known.target_E[:, None]) & ~known.repeated(item_EM)
@@ -160,11 +178,15 @@ def _picked(
 ) -> np.ndarray:  # fmt: skip
     """item_EJ: of the first `near` valid columns of each row as many as asked for, in random order."""
     valid_EM = valid_EM & (valid_EM.cumsum(1) <= near)
+    _refuse_rows(valid_EM, count)
+    key_EM = np.where(valid_EM, rng.random(valid_EM.shape), 2.0)
+    return np.take_along_axis(item_EM, np.argsort(key_EM, axis=1, kind="stable")[:, :count], axis=1)
+
+
+def _refuse_rows(valid_EM: np.ndarray, count: int) -> None:
     least = int(valid_EM.sum(1).min(initial=count))
     if least < count:
         raise UserError(f"{count} negatives asked for, but a row has only {least} to choose from; ask for fewer")
-    key_EM = np.where(valid_EM, rng.random(valid_EM.shape), 2.0)
-    return np.take_along_axis(item_EM, np.argsort(key_EM, axis=1, kind="stable")[:, :count], axis=1)
 
 
 def left_padded(prompt_K: np.ndarray, length_B: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

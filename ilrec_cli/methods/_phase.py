@@ -20,6 +20,7 @@ class Phase(NamedTuple):
     learning_rate: float | None = None
     weights: dict[str, float] | None = None  # of this loss's terms in the total
     chooses: bool = False  # own data are there for candidate ranking too
+    check: str | None = None  # "module:function": refuses options that the prompts cannot meet, before a run begins
     start: bool = False  # left out where the run starts from another one, --from
 
 

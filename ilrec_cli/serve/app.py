@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -32,16 +32,20 @@ class Limits(NamedTuple):
     seconds: float
 
 
+# To describe every fault of a large request would keep all others waiting.
+Ids = Annotated[list[str], Field(fail_fast=True)]
+
+
 class Ask(BaseModel):
     """The body of POST /recommend; ids are original ids, histories oldest first."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    histories: list[list[str]] = Field(min_length=1)
+    histories: list[Ids] = Field(min_length=1, fail_fast=True)
     k: int = Field(10, ge=1)
     hide_seen: bool = True
-    allow: list[str] | None = None
-    deny: list[str] = []
+    allow: Ids | None = None
+    deny: Ids = []
     unknown: Literal["error", "skip"] = "error"
 
 

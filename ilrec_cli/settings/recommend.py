@@ -108,3 +108,5 @@ class Serve(OpenModel):
             raise ValueError(f"port is {self.port}, expected at most 65535")
         if not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout}, expected more than 0")
+        if not self.wait_ms < 1000 * self.timeout:
+            raise ValueError(f"wait_ms is {self.wait_ms:g}, expected less than --timeout ({self.timeout:g} s)")

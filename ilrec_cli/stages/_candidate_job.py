@@ -49,7 +49,8 @@ def make_examples(
         draw,
         settings.seed,
     )
-    longest = int(examples.lengths().max())
+    # Templates, and candidates of one's own, are drawn anew in every epoch.
+    longest = max(int(examples.at(epoch).lengths().max()) for epoch in range(settings.epochs))
     if longest > settings.max_length:
         raise UserError(
             f"--max-length {settings.max_length}: the longest example of candidate ranking has {longest:,} tokens. Raise it if "

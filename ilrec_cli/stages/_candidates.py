@@ -69,8 +69,7 @@ def table(results: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[Any]
     shown = WRITTEN if written else SHOWN
     rows: list[list[Any]] = []
     for name, found in results.items():
-        averaged = found["protocol"].get("aggregation") == "mean"  # over prompts, each of which has its own slices
-        parts = {} if averaged else found["slices"]["target_in_training"]
+        parts = found["slices"]["target_in_training"]
         sliced = [parts[part]["metrics"]["hit@1"] if part in parts else "-" for part in ("seen", "unseen")]
         rows.append([name, *(found["metrics"].get(metric, "-") for metric in shown), *sliced])
     return ["run", *shown, "hit@1 seen", "hit@1 unseen"], rows

@@ -92,7 +92,7 @@ def _path(scratch: Path, index: int) -> Path:
 def _identity(scratch: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((scratch / "identity.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):  # missing, no JSON, no object
         return {}
 
 

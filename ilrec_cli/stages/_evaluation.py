@@ -137,10 +137,13 @@ def run(plan: Plan, open_model: Callable[[], Opened], workers: Workers, console:
 
 
 def known(plan: Plan) -> dict[str, Any] | None:
-    """metrics.json of this very evaluation, if it was made before with these metrics."""
+    """metrics.json of this very evaluation, if it was made before with these metrics and is whole."""
     if not artifacts.exists(plan.folder):
         return None
-    done = artifacts.read(plan.folder, "eval")
+    try:
+        done = artifacts.read(plan.folder, "eval")
+    except UserError:  # damaged: whoever reads it says so, and to evaluate again
+        return None
     if done.manifest["parents"] != {role: parent.digest for role, parent in plan.parents.items()}:
         return None
     found = done.json("metrics.json")
@@ -154,9 +157,8 @@ def _present(folder: Path) -> str:
     """Which result is there: changes whenever it is made again."""
     if not artifacts.exists(folder):
         return "none"
-    return hashlib.sha256(
-        b"".join((folder / name).read_bytes() for name in ("manifest.json", "provenance.json"))
-    ).hexdigest()
+    files = [folder / name for name in ("manifest.json", "provenance.json")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()
 
 
 def pace_of(folder: Path) -> float | None:

@@ -160,6 +160,13 @@ def chosen_gamma(task: Task, valid: Plan) -> dict[str, Any]:
 def _writer(task: Task, plan: Plan) -> Opened:
     """Text of the model's own for each event, and the items with the nearest titles."""
     tokenizer = backbone.saved_tokenizer(task.model.path / "model")
+    length_I, most = task.ranker.catalogue.length_I, plan.rules["max_new_tokens"]
+    long = int((length_I > most).sum())
+    if long:
+        task.console.warn(
+            f"--text-tokens {most}: the titles of {long:,} of {len(length_I):,} items are longer, {length_I.max()} tokens at most "
+            "with the end token; they cannot be written to their end"
+        )
 
     def rank(user_B: np.ndarray, end_B: np.ndarray) -> Written:
         token_BT = task.ranker.write(

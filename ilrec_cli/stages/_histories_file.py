@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -22,6 +23,7 @@ from ilrec_cli.stages._recommender import Recommendation
 
 CHUNK = 2048  # rows in memory at a time
 KINDS = (".parquet", ".jsonl")
+SURROGATES = re.compile("[\ud800-\udfff]")  # JSON can hold half a character, a file of text cannot
 COLUMNS = pa.schema({
     "user": pa.string(), "items": pa.list_(pa.string()), "titles": pa.list_(pa.string()), "scores": pa.list_(pa.float32()),
 })  # fmt: skip
@@ -165,7 +167,7 @@ def _row(row: dict[str, Any], where: str) -> Row:
 
 def _id(value: Any, where: str) -> str:
     """Ids are text; files that hold whole numbers mean their digits."""
-    if isinstance(value, str):
+    if isinstance(value, str) and not SURROGATES.search(value):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

@@ -18,7 +18,7 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
 from ilrec_cli.histories import training_windows
-from ilrec_cli.lm import backbone, candidates, layer_probe
+from ilrec_cli.lm import backbone, candidates, layer_probe, preference
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.candidates import CandidateExamples
 from ilrec_cli.lm.examples import Batch, Catalogue, Examples, Layout
@@ -79,6 +79,12 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     rows, notes = None, list[str]()
     if any(phase.data == "next_item" for phase in phases) or settings.tasks == (candidates.TASK,):
         rows, notes = make_rows(settings, data, items, opened.tokenizer)
+    choices = rows if isinstance(rows, CandidateExamples) else None
+    max_history = data.json("card.json")["max_history"]
+    for phase in phases:
+        if phase.check is not None:
+            check = plugins.named(task.method, phase.check)
+            check(task.options, preference.prompts_for(examples, max_history, choices))
     model = supervised(task, opened, items)
     model.check_phi()
     model.task_names = rows.names if rows else ()
@@ -87,7 +93,6 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     rewards = None
     if "cf_scores" in task.needs or "trie_tokens" in task.needs:
         rewards = reward_source(scorer, items.trie.to(accelerator.device))
-    choices = rows if isinstance(rows, CandidateExamples) else None
     if choices is not None:
         rewards = None if rewards is None else _candidate_job.reward_source(scorer, items, accelerator.device)
         plainly = validate = _candidate_job.validation(settings, data, parallel, choices)
@@ -101,7 +106,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
         place = folder / "phases" / str(index + 1)
         material = Material(
             settings, task.options, examples, popularity, parallel, place, index,
-            max_history=data.json("card.json")["max_history"], scorer=scorer and scorer.scores,
+            max_history=max_history, scorer=scorer and scorer.scores,
             vectors=_models.vectors(task.parents["ids"]), choices=choices, console=Console.of(settings),
         )  # fmt: skip
         return Job(

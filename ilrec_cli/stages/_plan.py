@@ -17,11 +17,12 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone, budget, shapes
 from ilrec_cli.lm.backbone import Backbone
 from ilrec_cli.lm.budget import Pass, Shape
-from ilrec_cli.lm.candidates import CandidateExamples
+from ilrec_cli.lm.candidates import TASK, CandidateExamples
 from ilrec_cli.lm.examples import Catalogue, Examples
 from ilrec_cli.lm.task_rows import TaskRows
 from ilrec_cli.settings import Plan
 from ilrec_cli.stages import _backbones, _job, _models, _tasks
+from ilrec_cli.stages._candidate_sets import Sets
 from ilrec_cli.stages._job import Task
 from ilrec_cli.trie import ItemTrie
 
@@ -60,24 +61,23 @@ def open_shapes(task: Task, device: str = "meta") -> Backbone:
     return shapes.skeleton(settings.backbone, _backbones.weight_dtype(settings), device)
 
 
-def open_examples(task: Task, opened: Backbone) -> Examples | TaskRows:
+Planned = Examples | TaskRows | CandidateExamples
+
+
+def open_examples(task: Task, opened: Backbone) -> Planned:
     """The training examples, with the tokens of an equipped backbone."""
     settings, data = task.settings, task.parents["data"]
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     rows, _ = _job.make_rows(settings, data, items, opened.tokenizer)
-    if isinstance(rows, CandidateExamples):
-        raise UserError(
-            "--tasks candidates: its prompts are not planned for; a trial with --max-steps shows what they take"
-        )
     return rows or _job.make_examples(settings, data, items, _tasks.layouts(settings, opened.tokenizer)[0])
 
 
-def targets(examples: Examples | TaskRows) -> int:
+def targets(examples: Planned) -> int:
     """What an epoch is supervised at: items after a history, or answers."""
     return int(_sizes(examples)[2].sum())
 
 
-def traffic(examples: Examples | TaskRows, settings: Plan, children: int) -> Traffic:
+def traffic(examples: Planned, settings: Plan, children: int) -> Traffic:
     """Counted over the batches of the first epoch; those of the others differ in their order alone."""
     length_E, supervised_E, targets_E, history_E = _sizes(examples)
     batches = epoch_batches(examples.lengths(), settings.batch_size, settings.seed, 0)
@@ -107,11 +107,14 @@ def traffic(examples: Examples | TaskRows, settings: Plan, children: int) -> Tra
     )  # fmt: skip
 
 
-def _sizes(examples: Examples | TaskRows) -> tuple[np.ndarray, ...]:
+def _sizes(examples: Planned) -> tuple[np.ndarray, ...]:
     """(tokens, supervised tokens, targets, longest history) of each example, as the collator makes them."""
     if isinstance(examples, TaskRows):
         book, chosen = examples.book, examples.chosen
         return examples.lengths(), book.sizes(book.response, chosen), np.ones(len(examples), int), chosen.history.length
+    if isinstance(examples, CandidateExamples):
+        answer_E = examples.prompts.catalogue.length_I[examples.target_E]
+        return examples.lengths(), answer_E, np.ones(len(examples), int), (examples.history_ET >= 0).sum(1)
     parts = []
     for start in range(0, len(examples), ROWS):
         rows = np.arange(start, min(start + ROWS, len(examples)))
@@ -125,9 +128,11 @@ def _sizes(examples: Examples | TaskRows) -> tuple[np.ndarray, ...]:
 
 
 def children(task: Task, items: Catalogue) -> int:
-    """How many tokens continue an item at most; 0 where the loss is not told."""
+    """How many tokens continue an item at most; 0 where the loss is not told. A row's candidates have room for each."""
     if not {"cf_scores", "trie_tokens"} & set(task.needs):
         return 0
+    if task.settings.tasks == (TASK,):
+        return Sets.of(task.parents["data"]).size
     return most_children(items.trie)
 
 

@@ -125,6 +125,7 @@ def words(rules: dict[str, Any]) -> str:
         found = "every item scored" if rules["search"] == "exact" else f"beam {rules['beams']}"
         found += f", {rules['normalize']}"
     found += f", template {rules['template']}" if rules.get("template") else ""
+    found += f", mean of {rules['templates']} templates" if rules.get("aggregation") == "mean" else ""
     found += f", layer {rules['exit_layer']}" if "exit_layer" in rules else ""
     found += f", {rules['cf_guidance']} with {rules['cf']}" if "cf_guidance" in rules else ""
     return found + (f", {rules['dtype']}" if rules["dtype"] != "float32" else "")

@@ -38,13 +38,18 @@ def judged(done: Artifact, data: Artifact) -> tuple[np.ndarray, Judged]:
     """(event_E, what metrics need of the events) of a finished evaluation on these data."""
     table = done.table("rankings").select(["event", "rank", "first", "sharing"])
     event_E, rank_E, first_E, sharing_E = (column.to_numpy().astype(np.int64) for column in table.columns)
+    user_E, end_E, target_E = standing(event_E, data)
+    return event_E, Judged(user_E, rank_E, first_E, sharing_E, _inputs.training_popularity(data)[target_E], end_E)
+
+
+def standing(event_E: np.ndarray, data: Artifact) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(user_E, end_E, target_E) of events."""
     splits = data.table("splits")
     every, user, end = (splits[name].to_numpy().astype(np.int64) for name in ("event", "user", "end"))
     order = np.argsort(every, kind="stable")
     place_E = order[np.searchsorted(every, event_E, sorter=order)]
     user_E, end_E = user[place_E], end[place_E]
-    target_E = targets(_inputs.sequences(data), user_E, end_E)
-    return event_E, Judged(user_E, rank_E, first_E, sharing_E, _inputs.training_popularity(data)[target_E], end_E)
+    return user_E, end_E, targets(_inputs.sequences(data), user_E, end_E)
 
 
 def _lists(values: np.ndarray, real: np.ndarray) -> pa.ListArray:

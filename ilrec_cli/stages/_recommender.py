@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -117,6 +117,8 @@ class Recommender:
         """
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise TypeError("histories is a list of lists of item ids; for one history: recommend([history])")
+        if unknown not in get_args(Unknown):
+            raise ValueError(f"unknown is '{unknown}', expected one of {get_args(Unknown)}")
         allowed = None if allow is None else self.items(allow, "allow: ", unknown)
         denied = self.items(deny, "deny: ", unknown)
         known = [-1] * len(histories) if users is None else [self.user(user, "users: ") for user in users]
@@ -225,10 +227,14 @@ class Recommender:
         """
         if not isinstance(self.engine, _engines.Search):
             raise UserError(f"only language models have layers to show; '{self.model.name}' is a collaborative model")
-        wanted = self.recommend([history], 1)[0][0].item if item is None else item
+        best = self.recommend([history], 1)[0] if item is None else []
+        if item is None and not best:
+            raise UserError("no item is left to explain: the history holds all of them. Name one")
+        wanted = best[0].item if item is None else item
         (number,) = self.items([wanted], "item to explain: ").tolist()
         shown = self.items(history, "history: ")[-self.max_history :]
-        made = _explain.explain(self.engine.ranker, self.model, shown, number)
+        with self._lock:
+            made = _explain.explain(self.engine.ranker, self.model, shown, number)
         return {"item": wanted, "title": self.titles[number], **made}
 
     def card(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _points(axis: Any, found: Mapping[str, Any], parts: Sequence[str], shift: fl
     means = [found[parts[place]]["metrics"]["ndcg@10"] for place in places]
     axis.plot([place + shift for place in places], means, "o", markersize=4, **style)
     for place in places:
-        low, high = found[parts[place]]["intervals"]["ndcg@10"]
+        low, high = found[parts[place]].get("intervals", {}).get("ndcg@10", (None, None))
         axis.plot([place + shift] * 2, [low, high], color=style["color"], linewidth=1.2)
 
 

@@ -11,7 +11,7 @@ from ilrec_cli import artifacts
 from ilrec_cli.console import Console
 from ilrec_cli.json_log import read_log
 from ilrec_cli.settings import Report
-from ilrec_cli.stages import _evaluation, _inputs, _protocol
+from ilrec_cli.stages import _evaluation, _inputs, _protocol, _templates
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Row:
     search: str
     result: dict[str, Any]  # metrics.json
     train: Path
-    evaluation: Path
+    evaluation: Path  # its folder; of a mean over prompts its file
     manifest: dict[str, Any]  # of the model
 
     @property
@@ -69,6 +69,7 @@ def collect(config: Report, data_digest: str, console: Console) -> Groups:
     for kind, models in _inputs.models(config).items():
         for name, train in models.items():
             manifest = artifacts.read_manifest(train)
+            found = dict(_templates.kept(train, {"run": manifest["digest"], "data": data_digest}))
             for folder in sorted((train.parent / "eval").glob("[!.]*")):
                 if not artifacts.exists(folder):
                     continue
@@ -79,10 +80,12 @@ def collect(config: Report, data_digest: str, console: Console) -> Groups:
                 if result.get("version") != _evaluation.VERSION:
                     outdated += 1
                     continue
-                if result["protocol"].get("template"):  # one of many prompts: evaluate tells their mean
+                if result["protocol"].get("template"):  # one of many prompts: their mean is a row
                     continue
-                made_by = manifest["config"][_inputs.MADE_BY[kind]]
-                row = Row(name, name, made_by, _protocol.words(result["protocol"]), result, train, folder, manifest)
+                found[folder] = result
+            made_by = manifest["config"][_inputs.MADE_BY[kind]]
+            for place, result in found.items():
+                row = Row(name, name, made_by, _protocol.words(result["protocol"]), result, train, place, manifest)
                 groups.setdefault(_title(result), []).append(row)
     if outdated:
         console.warn(

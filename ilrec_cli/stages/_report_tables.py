@@ -15,15 +15,23 @@ from ilrec_cli.stages._table import Column, Table, Value
 
 PAIRED = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
 SHORT = ("hit@10", "ndcg@10")
+NAMED = ("valid", "substring_hit@1", "substring_valid")  # of names that a model writes, where any did
+AMONG_FEW = ("hit@1", "valid", *SHORT)  # of each event's own candidates
 LISTS = ("coverage", "gini", "novelty", "average_popularity", "popularity_share")
 SLICES = {"target_popularity": "target's training interactions", "history_length": "items before the target",
-          "target": "target", "identifier": "target's identifier"}  # fmt: skip
+          "target": "target", "identifier": "target's identifier", "target_in_training": "candidate target in training"}  # fmt: skip
 COSTS = ("seconds", "epochs", "steps")  # first; whatever else cost.json has comes after
 Compare = Callable[[Row, Sequence[Row]], list[dict[str, Any]]]
 
 
-def results(name: str, title: str, rows: Sequence[Row], metrics: Sequence[str] = REPORTED) -> Table:
+def reported(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The metrics of a protocol's table."""
+    return (*REPORTED, *(name for name in NAMED if any(name in row.metrics for row in rows)))
+
+
+def results(name: str, title: str, rows: Sequence[Row], metrics: Sequence[str] = ()) -> Table:
     """A row per model, a ranked column per metric, every value with its interval."""
+    metrics = metrics or reported(rows)
     columns = [Column("run"), Column("list found by"), *(Column(metric, ranked=True) for metric in metrics)]
     return Table(name, title, columns, [[row.name, row.search, *values(row.result, metrics)] for row in rows])
 
@@ -125,9 +133,11 @@ def slices(name: str, title: str, rows: Sequence[Row]) -> list[Table]:
         parts = list(dict.fromkeys(part for part, _, _ in found))
         if len(parts) < 2:
             continue
-        body = [[part, row.label, each["events"], *values(each, SHORT)]
+        metrics = AMONG_FEW if kind == "target_in_training" else SHORT
+        shown = [name for name in metrics if any(name in each["metrics"] for _, each, _ in found)]
+        body = [[part, row.label, each["events"], *values(each, shown)]
                 for wanted in parts for part, each, row in found if part == wanted]  # fmt: skip
-        columns = [Column(heading), Column("run"), Column("events"), *map(Column, SHORT)]
+        columns = [Column(heading), Column("run"), Column("events"), *map(Column, shown)]
         tables.append(Table(f"{name}-{kind.replace('_', '-')}", f"{title}, by {heading}", columns, body, open=False))
     return tables
 

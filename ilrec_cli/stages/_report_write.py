@@ -102,10 +102,10 @@ def _lines(groups: Groups) -> Iterator[list[Any]]:
     for title, rows in groups.items():
         for row in rows:
             parts = {"": row.result} | {
-                f"{kind}: {part}": each for kind, found in row.result["slices"].items() for part, each in found.items()}  # fmt: skip
+                f"{kind}: {part}": each for kind, found in row.slices.items() for part, each in found.items()}  # fmt: skip
             for part, each in parts.items():
                 for metric, value in each["metrics"].items():
-                    low, high = each["intervals"].get(metric, (None, None))
+                    low, high = each.get("intervals", {}).get(metric, (None, None))
                     yield [
                         title,
                         row.name,

@@ -14,6 +14,10 @@ from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 
+NO_SETTINGS = (
+    "wording",
+)  # part of what a run is, kept in its manifest, and not to be given: config.yaml has none of it
+
 
 class Task(Protocol):
     """A training as asked for: what it makes, settings with `resume`, `overwrite`, `seed`, and what it stands on."""
@@ -75,7 +79,8 @@ def opened(train: Path, task: Task) -> Iterator[None]:
         with _alone(run):
             if not resume:
                 inputs = {role: parent.name for role, parent in task.parents.items() if role != "data"}
-                artifacts.write_text(train / "config.yaml", configs.to_yaml({**task.recorded, **inputs}))
+                settings = {key: value for key, value in task.recorded.items() if key not in NO_SETTINGS}
+                artifacts.write_text(train / "config.yaml", configs.to_yaml({**settings, **inputs}))
             yield
     except Exception:
         if not resume and not has_checkpoint(train):

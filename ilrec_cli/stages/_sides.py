@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 from ilrec_cli.metrics import KS
 from ilrec_cli.settings import Compare
-from ilrec_cli.stages import _evaluation, _inputs, _protocol, _rankings, _summary
+from ilrec_cli.stages import _candidate_sets, _evaluation, _inputs, _protocol, _rankings, _summary, _templates
 from ilrec_cli.stages._summary import Judged
 
 DEFAULTS = ("full", "full-beam20-vocab")  # protocols of `ilrec evaluate` without flags
@@ -22,37 +22,41 @@ SEED_OF = r"-s\d+$"  # how the runs of one configuration are told apart
 
 
 class Side(NamedTuple):
-    """What is compared: one model, or the runs of one configuration whose values are averaged event by event."""
+    """What is compared: one model, or the runs of one configuration whose values are averaged event by event.
+
+    So are a run's evaluations under each of its prompts.
+    """
 
     name: str
     protocol: str
     rules: dict[str, Any]
     event_E: np.ndarray
-    judged: list[Judged]  # of each seed
+    judged: list[Judged]  # of each seed, and of each prompt of each seed
+    prompts: int
+    parts: Mapping[str, Mapping[str, np.ndarray]]  # slices that the protocol has, besides those of all
 
     def values(self, ks: list[int]) -> dict[str, np.ndarray]:
-        """Every metric of every event, the mean over seeds."""
+        """Every metric of every event, the mean over seeds and prompts."""
         each = [_summary.values(judged, ks) for judged in self.judged]
         return {name: np.mean([values[name] for values in each], 0) for name in each[0]}
 
+    def seeds(self) -> list[Side]:
+        """Each seed by itself."""
+        starts = range(0, len(self.judged), self.prompts)
+        return [self._replace(judged=self.judged[start : start + self.prompts]) for start in starts]
+
 
 class Offer(NamedTuple):
-    """An evaluation that a selector could mean: under one protocol, of one model or of every seed."""
+    """An evaluation that a selector could mean: under one protocol, of one model or of every seed, under each prompt."""
 
     selector: str
+    protocol: str
+    rules: dict[str, Any]
     done: list[Artifact]
-
-    @property
-    def protocol(self) -> str:
-        return self.done[0].name
 
     @property
     def facts(self) -> dict[str, Any]:
         return self.done[0].json("metrics.json")
-
-    @property
-    def rules(self) -> dict[str, Any]:
-        return dict(self.facts["protocol"])
 
 
 def choose(config: Compare, data: Artifact) -> list[Offer]:
@@ -83,7 +87,11 @@ def read(offer: Offer, data: Artifact) -> Side:
     events, judged = zip(*(_rankings.judged(done, data) for done in offer.done), strict=True)
     if any(not np.array_equal(event_E, events[0]) for event_E in events):
         raise UserError(f"'{offer.selector}': its runs were evaluated on different events. Evaluate them again")
-    return Side(offer.selector, offer.protocol, offer.rules, events[0], list(judged))
+    among_candidates = offer.rules["candidates"] != _protocol.FULL
+    parts = _candidate_sets.seen(data, _rankings.standing(events[0], data)[2]) if among_candidates else {}
+    return Side(
+        offer.selector, offer.protocol, offer.rules, events[0], list(judged), offer.rules.get("templates", 1), parts
+    )
 
 
 def _like(offer: Offer, others: Sequence[Offer]) -> list[Offer]:
@@ -94,6 +102,7 @@ def _like(offer: Offer, others: Sequence[Offer]) -> list[Offer]:
 def _only(offers: list[Offer]) -> Offer:
     """The evaluation of evaluate's defaults, or the only one over all users with the last layer, or the only one."""
     left = [each for each in offers if each.protocol.removeprefix("test-").removeprefix("valid-") in DEFAULTS] or offers
+    left = [each for each in left if each.rules.get("aggregation") != "mean"] or left
     for special in ("limit_users", "exit_layer", "template"):
         left = [each for each in left if special not in each.rules] or left
     if len(left) > 1:
@@ -110,16 +119,19 @@ def _offers(config: Compare, selector: str, data: Artifact) -> list[Offer]:
     name, _, protocol = selector.partition(":")
     each = [_evaluations(model, data) for model in _models(config, name)]
     if protocol:
-        each = [{known: done for known, done in found.items() if known == protocol} for found in each]
+        each = [{known: one for known, one in found.items() if known == protocol} for found in each]
     else:
-        each = [{known: done for known, done in found.items() if _split(done) == config.split} for found in each]
+        each = [{known: one for known, one in found.items() if one.rules["split"] == config.split} for found in each]
     if not all(each):
         what = f" under the protocol {protocol}" if protocol else ""
         raise UserError(f"'{name}' is not evaluated{what}. Run: ilrec evaluate {_inputs.flags(config)} --run {name}")
     shared = [known for known in each[0] if all(known in found for found in each)]
     if not shared:
         raise UserError(f"'{name}': its runs were evaluated under different protocols. Evaluate them alike")
-    return [Offer(selector, [found[known] for found in each]) for known in shared]
+    return [
+        Offer(selector, known, each[0][known].rules, [done for found in each for done in found[known].done])
+        for known in shared
+    ]
 
 
 def _models(config: Compare, name: str) -> list[Path]:
@@ -132,18 +144,19 @@ def _models(config: Compare, name: str) -> list[Path]:
     return [_inputs.find_model(config, name)[0]]
 
 
-def _evaluations(model: Path, data: Artifact) -> dict[str, Artifact]:
-    """Finished evaluations of this very model on these very data, by protocol."""
+def _evaluations(model: Path, data: Artifact) -> dict[str, Offer]:
+    """Finished evaluations of this very model on these very data, by protocol, and means over prompts."""
     current = {"run": artifacts.read_manifest(model)["digest"], "data": data.digest}
     folders = [path for path in sorted((model.parent / "eval").glob("[!.]*")) if artifacts.exists(path)]
     done = [artifacts.read(path, "eval") for path in folders]
-    return {
-        each.name: each
-        for each in done
-        if each.manifest["parents"].items() >= current.items()
-        and each.json("metrics.json").get("version") == _evaluation.VERSION
+    facts = [(each, each.json("metrics.json")) for each in done if each.manifest["parents"].items() >= current.items()]
+    found = {
+        each.name: Offer("", each.name, said["protocol"], [each])
+        for each, said in facts
+        if said.get("version") == _evaluation.VERSION
     }
-
-
-def _split(done: Artifact) -> str:
-    return str(done.json("metrics.json")["protocol"]["split"])
+    for path, said in _templates.kept(model, current).items():
+        if said["by_template"].keys() <= found.keys():
+            every = [found[name].done[0] for name in said["by_template"]]
+            found[path.stem] = Offer("", path.stem, said["protocol"], every)
+    return found

@@ -41,3 +41,13 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
         parents["cf"] = _inputs.read_cf(config, data, config.cf)
     recorded = {**configs.as_dict(config, control=False), "options": configs.as_dict(options)}
     return Task(config, method, options, needs, parents, recorded)
+
+
+def worded(task: Task) -> Task:
+    """The same run, with the wording of its prompts as part of what it is."""
+    start = task.parents.get("from")
+    phases = [phase for phase in task.method.phases(task.options) if not (phase.start and start is not None)]
+    tasks = task.settings.tasks
+    # From texts, and not from the tokens of the run that this one starts from.
+    makes_rows = tasks == (TASK,) or (bool(tasks) and any(phase.data == "next_item" for phase in phases))
+    return task._replace(recorded=task.recorded | _tasks.wording(task.settings, start, makes_rows=makes_rows))

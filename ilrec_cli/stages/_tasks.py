@@ -101,6 +101,35 @@ def layouts(settings: Train, tokenizer: Any) -> list[Layout]:
     return [Layout.prompt(tokenizer, template) for template in trained]
 
 
+def wording(settings: Train, start: Artifact | None, *, makes_rows: bool) -> dict[str, str]:
+    """A digest of the text of all prompts and answers, the chat template's included; nothing where a run has no prompts.
+
+    `UserError` where the run that this one starts from was worded otherwise, and rows are made in today's words.
+    """
+    form = prompts.PLAIN
+    if settings.chat:
+        if start is None and backbone.is_tiny(settings.backbone):
+            return {}  # has no chat template, and is refused for it
+        form = prompts.chat(backbone.tokenizer_of(settings.backbone, None if start is None else start.path / "model"))
+    texts = _texts(settings, form)
+    now = templates.digest(texts) if texts else None
+    kept = now if start is None else _worded(start)
+    if kept != now and makes_rows:
+        raise UserError(
+            f"--from {start and start.name}: its prompts had other words than lm/ and the chat template have now; train it again, "
+            "or start from another run"
+        )
+    return {} if kept is None else {"wording": kept}
+
+
+def _worded(run: Artifact) -> str | None:
+    """The same digest of a finished run; None where it has no prompts."""
+    found = run.json("layout.json")
+    if candidates.TASK in found:
+        return templates.digest([piece for template in found[candidates.TASK]["texts"] for piece in template])
+    return found.get("digest")
+
+
 def record(settings: Train, tokenizer: Any, start: Artifact | None) -> dict[str, Any]:
     """What a run keeps of its prompts: the next-item ones as token ids and text, and a digest of all its tasks' texts.
 
@@ -114,20 +143,29 @@ def record(settings: Train, tokenizer: Any, start: Artifact | None) -> dict[str,
     form = prompts.chosen(tokenizer, as_chat=settings.chat)
     if settings.tasks == (candidates.TASK,):
         return {"chat": settings.chat, candidates.TASK: CandidateLayout.of(tokenizer, form).as_dict()}
-    names = tasks.known(tasks.parse(settings.tasks)) or ("next_item",)
-    texts = [form.wrap(template.prompt) + template.answer for name in names for template in templates.every()[name]]
     first = [form.wrap(template.prompt) for template in templates.every()["next_item"]]
     if settings.prompt == "input":
         first = [prompts.with_input(form)]
-        texts = [first[0] + "{item}"]
     known = layouts(settings, tokenizer)
     return {
         "chat": settings.chat,
-        "digest": templates.digest(texts),
+        "digest": templates.digest(_texts(settings, form)),
         "templates": [
             {"text": text, **layout.as_dict()} for text, layout in zip(first[: len(known)], known, strict=True)
         ],
     }
+
+
+def _texts(settings: Train, form: prompts.Format) -> list[str]:
+    """Every prompt with its answer, fields in braces."""
+    if settings.targets == "all":
+        return []
+    if settings.tasks == (candidates.TASK,):
+        return [piece for template in CandidateLayout.spelled(form) for piece in template]
+    if settings.prompt == "input":
+        return [prompts.with_input(form) + "{item}"]
+    names = tasks.known(tasks.parse(settings.tasks)) or ("next_item",)
+    return [form.wrap(template.prompt) + template.answer for name in names for template in templates.every()[name]]
 
 
 def _by_default(data: Artifact, ids: Artifact) -> tuple[str, ...]:

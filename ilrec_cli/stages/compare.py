@@ -85,7 +85,7 @@ def _compared(config: Compare, base: Side, other: Side, ks: list[int]) -> list[d
     one, two = ({name: side.values(ks)[name] for name in config.metrics} for side in (base, other))
     judged = base.judged[0]
     sharing = np.maximum.reduce([each.sharing_E for each in (*base.judged, *other.judged)])
-    parts = _summary.masks(judged._replace(sharing_E=sharing)) if config.slices else {}
+    parts = {**_summary.masks(judged._replace(sharing_E=sharing)), **base.parts} if config.slices else {}
     mask = _summary.labelled(parts, len(base.event_E))
     keys, sums = _summary.collect(one, judged.user_E, mask)
     _, others = _summary.collect(two, judged.user_E, mask)
@@ -102,9 +102,10 @@ def _compared(config: Compare, base: Side, other: Side, ks: list[int]) -> list[d
 
 def _spread(side: Side, metrics: tuple[str, ...], ks: list[int]) -> Mapping[str, list[float]]:
     """The mean of every seed, where there are several."""
-    if len(side.judged) == 1:
+    seeds = side.seeds()
+    if len(seeds) == 1:
         return {}
-    each = [_summary.values(judged, ks) for judged in side.judged]
+    each = [seed.values(ks) for seed in seeds]
     return {metric: [float(values[metric].mean()) for values in each] for metric in metrics}
 
 
@@ -117,7 +118,7 @@ def _correct(rows: list[dict[str, Any]]) -> None:
 
 
 def _title(base: Side, others: list[Side]) -> str:
-    seeds = [f"{side.name}: mean of {len(side.judged)} seeds" for side in (base, *others) if len(side.judged) > 1]
+    seeds = [f"{side.name}: mean of {len(side.seeds())} seeds" for side in (base, *others) if len(side.seeds()) > 1]
     users = len(np.unique(base.judged[0].user_E))
     return f"{base.protocol}: {len(base.event_E):,} events of {users:,} users" + "".join(f"; {each}" for each in seeds)
 

@@ -16,7 +16,6 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone
 from ilrec_cli.metrics import KS, REPORTED
 from ilrec_cli.ranking import MOST_BEAMS
-from ilrec_cli.schemas import KINDS
 from ilrec_cli.settings import Evaluate
 from ilrec_cli.stages import (
     _candidates,
@@ -27,6 +26,7 @@ from ilrec_cli.stages import (
     _models,
     _protocol,
     _rankers,
+    _sides,
     _templates,
     _workers,
 )
@@ -85,7 +85,7 @@ def _jobs(config: Evaluate, data: Artifact, console: Console) -> dict[str, Job |
     for path, kind in _chosen(config, data, console):
         model = artifacts.read(path, kind)
         model.require_parent(data, "data")
-        label = model.name if model.name not in jobs else f"{model.name} ({KINDS[kind][0]})"
+        label = model.name if model.name not in jobs else str(path.parent)  # as --run and compare take it
         _refuse(config, model, kind, data)
         if sets is not None:
             jobs[label] = _among_candidates(config, model, kind, data, sets.size)
@@ -102,7 +102,7 @@ def _jobs(config: Evaluate, data: Artifact, console: Console) -> dict[str, Job |
 def _chosen(config: Evaluate, data: Artifact, console: Console) -> list[tuple[Path, str]]:
     """(folder, kind) of everything to evaluate: what --run names, or all that was made from these data."""
     if config.run:
-        return [_inputs.find_model(config, selector) for selector in config.run]
+        return list(dict.fromkeys(_inputs.find_model(config, selector) for selector in config.run))
     every = [(path, kind) for kind, paths in _inputs.models(config).items() for path in paths.values()]
     fitting = [entry for entry in every if artifacts.read_manifest(entry[0])["parents"].get("data") == data.digest]
     if fitting and len(fitting) < len(every):
@@ -276,8 +276,8 @@ def _tell_more(config: Evaluate, results: dict[str, Found], console: Console) ->
     console.say(f"\n{found['events']:,} {config.split} events, {ranked} ranked, seen items {config.seen_items}")
     console.say(f"Rankings and metrics: {_inputs.dataset_dir(config)}/{{runs,cf}}/NAME/eval/")
     if len(results) > 1:
-        last = list(results)[-2:]
-        if config.candidates is not None:
-            last = [f"{name}:{_protocol.folder(results[name]['protocol'])}" for name in last]
+        last = {name: _protocol.folder(results[name]["protocol"]) for name in list(results)[-2:]}
+        if not {*last.values()} <= {f"test-{each}" for each in _sides.DEFAULTS}:  # which compare takes unasked
+            last = {f"{name}:{folder}": folder for name, folder in last.items()}
         console.say(f"Is it real: ilrec compare {_inputs.flags(config)} {' '.join(last)}")
     console.say(f"Next: ilrec report {_inputs.flags(config)}")

@@ -88,6 +88,11 @@ def _source(config: Export) -> Source:
         raise UserError(f"--run {config.run} is a collaborative model; export writes language models: see --run")
     found = artifacts.read(path, kind)
     found.require_parent(data, "data")
+    if "candidates" in found.json("layout.json"):
+        raise UserError(
+            f"--run {found.name} chooses among candidates, for which there is no card yet. {found.path / 'model'} is a Hugging Face "
+            "folder already; the prompts, as text and token ids, are in layout.json beside it"
+        )
     layout = _models.trained_layout(found)
     if layout.thought:
         raise UserError(

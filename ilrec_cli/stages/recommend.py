@@ -71,10 +71,8 @@ def _lists(config: Recommend, recommender: Recommender, flag: str) -> np.ndarray
     values: tuple[str, ...] = getattr(config, flag)
     ids: list[str] = []
     for value in values:
-        known = value in recommender.numbers or not (
-            _is_file(value) or (len(values) == 1 and _looks_like_a_file(value))
-        )
-        ids += [value] if known else _in_file(value, f"--{flag} {value}")
+        named = value not in recommender.numbers and (_is_file(value) or _looks_like_a_file(value))
+        ids += _in_file(value, f"--{flag} {value}") if named else [value]
     return recommender.items(ids, f"--{flag}: ", config.unknown)
 
 

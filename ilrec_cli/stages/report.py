@@ -11,15 +11,20 @@ from typing import Any
 from ilrec_cli import artifacts
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
-from ilrec_cli.metrics import REPORTED
 from ilrec_cli.settings import Report
 from ilrec_cli.stages import _html, _inputs, _page, _report_rows, _report_write
 from ilrec_cli.stages._report_rows import Groups, Row
-from ilrec_cli.stages._report_tables import PAIRED
+from ilrec_cli.stages._report_tables import PAIRED, reported
 
 Command = Callable[[Sequence[str]], dict[str, Any]]
 SHARE = 4  # --watch rests this many times as long as it worked: the training has use for the processor
-WATCHED = ("*/*/eval/*/metrics.json", "*/*/train/log.jsonl", "*/*/train/manifest.json", "ids/*/manifest.json")
+WATCHED = (
+    "*/*/eval/*/metrics.json",
+    "*/*/eval/*.json",
+    "*/*/train/log.jsonl",
+    "*/*/train/manifest.json",
+    "ids/*/manifest.json",
+)
 
 
 def run(config: Report, command: Command) -> dict[str, Any]:
@@ -35,9 +40,10 @@ def run(config: Report, command: Command) -> dict[str, Any]:
         )
     for title, rows in reversed(groups.items()):  # the test split last, where the eye is
         console.say(f"{config.dataset}: {title}")
+        shown = reported(rows)
         console.table(
-            ["run", "search", *REPORTED],
-            [[row.name, row.search, *(row.metrics.get(name) for name in REPORTED)] for row in rows],
+            ["run", "search", *shown],
+            [[row.name, row.search, *(row.metrics.get(name) for name in shown)] for row in rows],
         )
         console.say()
     written = _written(config, groups, command, target, console)

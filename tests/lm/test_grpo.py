@@ -17,6 +17,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.examples import Catalogue
 from ilrec_cli.lm.frozen import Frozen
+from ilrec_cli.lm.preference import Histories
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.responses import Responses, pack
 from ilrec_cli.lm.steps import Updater
@@ -136,10 +137,11 @@ def test_answers_are_items_and_the_same_in_any_split(how: Any, tmp_path: Path) -
 
 def test_a_batch_carries_weighted_rewards_and_the_log_probabilities_of_the_start(tmp_path: Path) -> None:
     config = grpo.Config(group=20, exact=2.0, rank=0.5, prefix=0.25, cf=0.125)
-    score_BI = torch.randn(3, ITEMS, generator=torch.Generator().manual_seed(0))
-    some = material(tmp_path, config, scorer=lambda history_BT: score_BI[: len(history_BT)])
+    table_II = torch.randn(ITEMS + 1, ITEMS, generator=torch.Generator().manual_seed(0))
+    some = material(tmp_path, config, scorer=lambda history_BT: table_II[history_BT].sum(1))
     source, lm = data.rollouts(some), some.parallel.model
     rows = np.array([1, 6, 11])
+    score_BI = torch.stack([table_II[history].sum(0) for history in source.prompts.items(rows)])
     before = {name: value.clone() for name, value in lm.state_dict().items()}
     with torch.no_grad():
         for parameter in lm.parameters():
@@ -168,9 +170,12 @@ def test_a_batch_carries_weighted_rewards_and_the_log_probabilities_of_the_start
         assert batch.extra["advantage"][row].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
-def test_more_answers_than_identifiers_are_refused(tmp_path: Path) -> None:
+def test_more_answers_than_identifiers_are_refused() -> None:
+    prompts = Histories.of(examples(), 3)
     with pytest.raises(UserError, match="only 30 identifiers"):
-        data.rollouts(material(tmp_path, grpo.Config(group=31)))
+        data.check_group(grpo.Config(group=31), prompts)
+    data.check_group(grpo.Config(group=30), prompts)
+    data.check_group(grpo.Config(group=31, rollouts="sample"), prompts)
     for bad in ({"group": 1}, {"exact": 0.0}, {"rank": 1.0, "rollouts": "sample"}, {"beta_kl": -1.0}):
         with pytest.raises(ValueError, match="expected|reward"):
             grpo.Config(**bad)  # type: ignore[arg-type]
@@ -211,6 +216,23 @@ def test_thoughts_are_free_the_same_in_any_split_and_before_an_item(tmp_path: Pa
     items = data.items_of(catalogue.trie, answers.leaf_BR).flatten()
     for tokens, thought, item in zip(source._tokens(answers).reshape(12, -1), thoughts, items, strict=True):
         assert tokens[tokens >= 0].tolist() == [*thought, *catalogue.token_ID[item][: catalogue.length_I[item]]]
+
+
+def test_answers_are_drawn_behind_their_thoughts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, drawn, seen = thinking(tmp_path), data.sample, []
+
+    def watched(model: Any, input_NS: torch.Tensor, mask_NS: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        seen.extend(row[kept > 0].tolist() for row, kept in zip(input_NS, mask_NS, strict=True))
+        return drawn(model, input_NS, mask_NS, *rest, **named)
+
+    monkeypatch.setattr(data, "sample", watched)
+    rows = np.array([9, 2, 5])
+    thoughts = source.answers(rows).thought_BRT
+    for place, row in enumerate(rows):
+        prompt = source.prompts.tokens(np.array([row]))[0].tolist()
+        for answer in range(4):
+            thought = thoughts[place, answer]
+            assert seen[4 * place + answer] == [*prompt, *thought[thought >= 0].tolist()]
 
 
 def test_without_its_thought_an_answer_has_another_score(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import llama
+from conftest import family, llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,10 +149,17 @@ def test_negatives_come_from_a_rows_own_candidates_where_it_has_some(tmp_path: P
         for row in range(len(prompts)):
             assert set(found[row]) <= set(allowed[row, :19])
             assert leaves()[prompts.targets()[row]] not in leaves()[found[row]]
-    with pytest.raises(UserError, match="25 negatives asked for, but a row has only"):
-        _negatives.drawn(prompts, 25, rng)
-    with pytest.raises(UserError, match="29 negatives asked for, but a user leaves only"):
-        _negatives.drawn(replace(prompts, allowed=None), 29, rng)
+    for count, rows, message in (
+        (25, prompts, "25 negatives asked for, but a row has only"),
+        (29, replace(prompts, allowed=None), "29 negatives asked for, but a user leaves only"),
+    ):
+        for refused in (
+            _negatives.drawn,
+            lambda rows, count, _: _negatives.check_random(dpo.Config(negatives=count), rows),
+        ):
+            with pytest.raises(UserError, match=message):
+                refused(rows, count, rng)
+        _negatives.check_random(dpo.Config(negatives=3), rows)
 
 
 def test_own_mistakes_are_the_models_best_wrong_answers(tmp_path: Path) -> None:
@@ -167,6 +174,22 @@ def test_own_mistakes_are_the_models_best_wrong_answers(tmp_path: Path) -> None:
         wanted = next(item for item in np.argsort(-score_EI[row]) if item not in out)
         assert leaves()[found[row]] == wanted
     assert some.cost.since["generated"] == 30 * len(prompts)
+
+
+def test_a_model_without_branches_finds_its_mistakes_among_candidates_too(tmp_path: Path) -> None:
+    """Bloom heeds no mask of branches: its scores are those of sequences one by one."""
+    parallel = Parallel(SupervisedLM(family("Bloom")), Accelerator(cpu=True))
+    some = replace(material(tmp_path, sprec.Config(), stream=False), parallel=parallel)
+    prompts = Histories.of(some.examples, 3)
+    allowed = np.stack([np.random.default_rng(row).permutation(30)[:12] for row in range(len(prompts))])
+    allowed[:, 0] = prompts.targets() % 30
+    score_EM = scored(some, Pairs(prompts, allowed, branched=False))
+    found = _negatives.own_mistakes(some, replace(prompts, allowed=allowed), 2, 1, 1, np.random.default_rng(0))[:, 0]
+    user, item = prompts.seen()
+    for row, (own, target) in enumerate(zip(prompts.users(), prompts.targets(), strict=True)):
+        out = set(leaves()[item[user == own]]) | {leaves()[target]}
+        ranked = allowed[row][np.argsort(-score_EM[row], kind="stable")]
+        assert found[row] == next(item for item in ranked if item not in out)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -192,6 +215,27 @@ def test_the_reference_is_the_model_as_the_phase_begins_item_by_item(stream: boo
     kept = _pairs.random_pairs(some)
     assert np.array_equal(kept.extra["reference"], source.extra["reference"]), "of the start, when resumed too"
     assert np.array_equal(kept.item_ER, source.item_ER)
+
+
+def test_references_are_made_without_dropout(tmp_path: Path) -> None:
+    parallel = Parallel(SupervisedLM(llama(), dropout=0.5), Accelerator(cpu=True))
+    parallel.model.train()  # as it is left by the phase before
+    source = _pairs.random_pairs(replace(material(tmp_path, s_dpo.Config(negatives=3)), parallel=parallel))
+    policy = source.batch(np.arange(len(source))).log_probs(SupervisedLM(llama())).sum(2)
+    torch.testing.assert_close(torch.from_numpy(source.extra["reference"]), policy.detach(), rtol=0, atol=1e-4)
+
+
+def test_of_candidates_that_are_all_the_users_own_the_target_is_still_none(tmp_path: Path) -> None:
+    """Nothing fresh to choose from: an item of the user's, but not the target's identifier."""
+    some = material(tmp_path, sprec.Config())
+    prompts = Histories.of(some.examples, 3)
+    user, item = prompts.seen()
+    allowed = np.tile(prompts.targets()[:, None], (1, 3))
+    for row, (each, target) in enumerate(zip(prompts.users(), prompts.targets(), strict=True)):
+        others = item[(user == each) & (leaves()[item] != leaves()[target])]
+        allowed[row, 2] = others[0] if len(others) else (target + 1) % 30
+    found = _negatives.own_mistakes(some, replace(prompts, allowed=allowed), 2, 9, 1, np.random.default_rng(0))
+    assert np.array_equal(found[:, 0], allowed[:, 2])
 
 
 def test_the_oracles_smoothing_is_capped_and_by_hand(tmp_path: Path) -> None:

@@ -113,6 +113,28 @@ def test_killed_while_a_phase_is_made_it_is_made_again(
     assert run(own_world, "killed").digest == run(own_world, "rounds").digest
 
 
+def test_killed_before_a_phases_first_step_what_was_made_is_counted(
+    own_world: Path, ilrec: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(ilrec, own_world, "rounds", *ROUNDS).code == 0
+    update = Updater.update
+
+    def killed(self: Updater, rows: Any, rate: float, step: int, **more: Any) -> Any:
+        if step == 4:
+            raise SystemError("as if killed")
+        return update(self, rows, rate, step, **more)
+
+    monkeypatch.setattr(Updater, "update", killed)
+    with pytest.raises(SystemError):
+        train(ilrec, own_world, "killed", *ROUNDS, "--quiet")
+    monkeypatch.setattr(Updater, "update", update)
+    assert train(ilrec, own_world, "killed", *ROUNDS, "--resume").code == 0
+    found, wanted = (run(own_world, name).json("cost.json")["phases"][1] for name in ("killed", "rounds"))
+    assert found["making_tokens"] == wanted["making_tokens"] > 0
+    assert found["generated"] == wanted["generated"] > 0
+    assert found["making_seconds"] > 0
+
+
 def test_from_a_run_its_weights_are_the_reference_and_its_settings_are_taken_over(
     own_world: Path, ilrec: Command
 ) -> None:
@@ -142,6 +164,13 @@ def test_from_a_run_its_weights_are_the_reference_and_its_settings_are_taken_ove
     again = ilrec("train", "--dataset", "toy", "--work", own_world, "--method", "s-dpo", "--from", "start", "--name",
                   "tuned", *FEW, "-o", "pair_learning_rate=1e-3")  # fmt: skip
     assert "Already trained" in again.out
+    further = ilrec(
+        "train", "--dataset", "toy", "--work", own_world, "--method", "dpo", "--from", "tuned", "--name", "more", *FEW
+    )
+    assert further.code == 0, further.err
+    cost = run(own_world, "more").json("cost.json")
+    assert [row["phase"] for row in cost["before"] + cost["phases"]] == [None, "s_dpo", "dpo"]
+    assert cost["total"]["steps"] == 9
 
 
 def test_what_does_not_fit_the_run_is_refused_in_one_line(own_world: Path, ilrec: Command) -> None:
@@ -155,6 +184,16 @@ def test_what_does_not_fit_the_run_is_refused_in_one_line(own_world: Path, ilrec
     taken = ilrec(*common, "--from", "start", "--name", "dpo", *FEW, "--learning-rate", "1e-2")
     assert taken.code == 0, "the identifiers are the run's own"
     assert "warning: --learning-rate is that of the fine-tuning" in taken.err
+
+
+@pytest.mark.parametrize("asked", [("s_dpo", "negatives"), ("dpo", "negatives"), ("grpo", "group")])
+def test_more_than_there_is_is_refused_before_the_fine_tuning(
+    asked: tuple[str, str], own_world: Path, ilrec: Command
+) -> None:
+    refused = train(ilrec, own_world, "many", "--method", asked[0], "-o", f"{asked[1]}=1000").one_line()
+    assert "1000" in refused
+    assert "asked for" in refused
+    assert not (own_world / "toy" / "runs" / "many").exists(), "nothing was trained"
 
 
 @pytest.mark.parametrize("base", ["tiny-llama", "saved"])

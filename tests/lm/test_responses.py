@@ -125,6 +125,22 @@ def test_in_a_restricted_vocabulary_probabilities_sum_to_one_over_it() -> None:
     assert found[1, 2].abs().max() == 0
 
 
+@pytest.mark.parametrize("branched", [True, False])
+@torch.no_grad()
+def test_entropy_is_that_of_each_tokens_prediction(branched: bool) -> None:
+    model, expected = llama(), 0.0
+    for prompt, answers in zip(PROMPTS, ANSWERS, strict=True):
+        for answer in answers:
+            prob = model(input_ids=torch.tensor([prompt + answer])).logits[0].double().softmax(-1)
+            each = -(prob * prob.log()).sum(-1)
+            expected += each[len(prompt) - 1 : len(prompt) + len(answer) - 1].sum().item()
+    packed, lm = batch(branched=branched), SupervisedLM(model)
+    for chunk in (None, 2):
+        total, count = packed.entropy(lm, packed.hidden(lm), chunk)
+        assert total.item() == pytest.approx(expected, rel=1e-5)
+        assert count == (ARRAY >= 0).sum()
+
+
 def test_a_process_without_rows_has_terms_and_gradients_of_zero() -> None:
     lm = SupervisedLM(llama())
     terms = lm(batch().without_responses(), lambda log_prob, _: Terms({"x": (log_prob.sum(), torch.zeros(()))}))

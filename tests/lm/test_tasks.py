@@ -16,6 +16,7 @@ from tokenizers_of_kinds import KINDS, a_tokenizer
 
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import prompts, templates
+from ilrec_cli.lm.candidate_prompts import TEMPLATES
 from ilrec_cli.lm.examples import Catalogue, Layout, start_tokens
 from ilrec_cli.lm.rows import Runs
 from ilrec_cli.lm.task_rows import TaskRows
@@ -214,6 +215,18 @@ def test_a_chat_template_must_say_what_the_user_says() -> None:
         prompts.next_item(prompts.chat(tok))
 
 
+def test_a_chat_template_that_asks_for_the_date_gets_the_same_one_every_day() -> None:
+    """Llama-3.2's puts today's date into every prompt: a run would go on, or be evaluated, with prompts it never saw."""
+    tok = a_tokenizer("no-start", [], chat=True)
+    llama = "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{% endif %}"
+    for template in (llama + "Today: {{ date_string }}\n", "{% macro head() %}{{ strftime_now('%H:%M:%S.%f') }}{% endmacro %}Today: {{ head() }}\n"):  # fmt: skip
+        tok.chat_template = template + "{{ messages[0]['content'] }} ->"
+        wrap = prompts.chat(tok).wrap
+        assert wrap("{item}?") == "Today: 26 Jul 2024\n{item}? ->"
+    tok.chat_template = "\n{{ messages[0]['content'] }}"
+    assert prompts.chat(tok).wrap("as it is") == "\nas it is"
+
+
 def test_an_epoch_follows_from_seed_and_number_alone() -> None:
     tok = a_tokenizer("byte-level", {token for path in TOKENS for token in path})
     rows, _ = build(tok, amounts=":40")
@@ -293,3 +306,25 @@ def test_golden_ids_and_labels_of_every_template() -> None:
         assert "<unk>" not in tokens
         assert signs.findall(" ".join(tokens)) == signs.findall(prompts.plain(template.prompt.format(**filled)))
         assert (row["nodes"] == [-1] * len(answer)) != REWARDED[template.task, template.form]
+
+
+def test_golden_ids_and_labels_where_titles_are_the_identifiers() -> None:
+    """Every template of candidate ranking, and BIGRec's prompt: the very numbers, and that they are what is meant."""
+    golden = json.loads(task_golden.FILE.read_text())["titles"]
+    tok = task_golden.toy(golden["words"], lines=True)
+    assert task_golden.examples_of_titles(tok) == golden["examples"]
+    lead = "An instruction follows. Give the answer that it asks for.\n\n### Instruction:\n"
+    texts = [
+        f"{lead}{before}oak drum\nsteel strings{between}steel strings\ntuner\noak drum{after}\n\n### Response:"
+        for before, between, after in TEMPLATES
+    ]
+    history = 'The user chose these items, the oldest first: "oak drum", "steel strings"'
+    texts += [f"{lead}Recommend the item that this user will choose next.\n\n### Input:\n{history}\n\n### Response:\n"]
+    answer = [*tok.encode("tuner", add_special_tokens=False), tok.eos_token_id]
+    for text, row in zip(texts, golden["examples"].values(), strict=True):
+        cut = len(row["ids"]) - len(answer)
+        assert row["ids"][cut:] == row["labels"][cut:] == answer
+        assert set(row["labels"][:cut]) == {-100}
+        assert tok.convert_ids_to_tokens(row["ids"][:cut]) == re.findall(task_golden.SIGNS, text)
+        assert len(row["nodes"]) == len(answer)
+        assert row["nodes"][0] == 0 < row["nodes"][1]

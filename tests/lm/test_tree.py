@@ -113,6 +113,19 @@ def test_exact_scores_do_not_depend_on_the_size_of_parts(normalize: Any, monkeyp
         torch.testing.assert_close(whole_BL.exp().sum(1), torch.ones(2), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalize", ["vocab", "ids", "trie"])
+@pytest.mark.parametrize("paths", [[[5, 1]], [[3], [4]], [[3, 1], [4, 1]], [[3], [4, 5], [4, 6, 1]]])
+def test_catalogues_with_nothing_to_run_behind_the_prompt(paths: list[list[int]], normalize: Any) -> None:
+    """Paths of one token; and over the trie, items that their first token settles."""
+    model, trie = llama(), ItemTrie.build(paths)
+    ids, mask = prompts(np.random.default_rng(0), 3)
+    leaf_L, exact_BL = exact_scores(model, ids, mask, trie, normalize=normalize)
+    leaf_BK, score_BK = beam_search(model, ids, mask, trie, beams=len(paths), normalize=normalize)
+    order_BK = leaf_BK.argsort(1)
+    assert leaf_BK.gather(1, order_BK).tolist() == [leaf_L.tolist()] * 3
+    torch.testing.assert_close(score_BK.gather(1, order_BK), exact_BL, rtol=0, atol=1e-5)
+
+
 def test_an_early_exit_runs_fewer_blocks_and_gives_phi_of_that_layer() -> None:
     model = llama(layers=4)
     ids = torch.tensor([[3, 4, 5]])

@@ -13,6 +13,7 @@ import torch
 from conftest import TINY_LM, Finished
 
 from ilrec_cli import Recommender, cli
+from ilrec_cli.errors import UserError
 from ilrec_cli.stages import _engines
 
 
@@ -119,3 +120,17 @@ def test_a_run_is_explained_in_its_scope_and_with_its_own_heads(trained: Path) -
         assert len(chosen) == len(steps)
         assert sum(map(math.log, chosen)) == pytest.approx(each.score, abs=1e-4)
         assert all(token["continues"] for step in steps for token in step["tokens"]), "negatives are among the children"
+
+
+def test_nothing_to_explain_is_said(ilrec_run: Recommender) -> None:
+    with pytest.raises(UserError, match="the history holds all of them"):
+        ilrec_run.explain(ilrec_run.raw_ids)
+
+
+def test_an_explanation_waits_for_its_turn(ilrec_run: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    monkeypatch.setattr(
+        "ilrec_cli.stages._explain.explain", lambda *_: held.append(ilrec_run._lock.locked()) or {"steps": []}
+    )
+    ilrec_run.explain(ilrec_run.raw_ids[:2], ilrec_run.raw_ids[5])
+    assert held == [True]

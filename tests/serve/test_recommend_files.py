@@ -91,8 +91,20 @@ def test_a_list_that_cannot_be_read_is_never_an_empty_one(
         line = ilrec(*command(trained), *flags, "--deny", name).one_line()
         assert f"--deny {str(name)[:20]}" in line
         assert "no such file can be read" in line
+        beside = ilrec(*command(trained), *flags, "--deny", f"{sft.raw_ids[0]},{name}").one_line()
+        assert "no such file can be read" in beside, "nor beside others"
     (tmp_path / "empty.txt").write_text("\n")
     assert "the file holds no id" in ilrec(*command(trained), *flags, "--allow", tmp_path / "empty.txt").one_line()
+
+
+@pytest.mark.parametrize("target", ["out.parquet", "out.jsonl"])
+def test_half_a_character_is_no_id(trained: Path, sft: Recommender, tmp_path: Path, ilrec: Run, target: str) -> None:
+    """JSON can write it, a file of text cannot hold it."""
+    row = json.dumps({"user": "\ud800", "history": sft.raw_ids[:2]})
+    (tmp_path / "in.jsonl").write_text(row + "\n")
+    flags = ["--input", tmp_path / "in.jsonl", "--output", tmp_path / target]
+    assert "line 1: user: '\\ud800' is no id" in ilrec(*command(trained), *flags).one_line()
+    assert tree(tmp_path) == ["in.jsonl"]
 
 
 def test_lines_end_with_line_feeds_alone(sft: Recommender, trained: Path, tmp_path: Path, ilrec: Run) -> None:

@@ -149,6 +149,11 @@ def test_unknown_ids_and_empty_histories(sft: Recommender) -> None:
     assert sft.recommend([]) == []
 
 
+def test_a_policy_that_does_not_exist_is_not_taken_for_another(sft: Recommender) -> None:
+    with pytest.raises(ValueError, match="unknown is 'ignore', expected one of"):
+        sft.recommend([[sft.raw_ids[0]]], unknown="ignore")  # type: ignore[arg-type]
+
+
 def test_only_the_end_of_a_long_history_counts(sft: Recommender) -> None:
     long = [sft.raw_ids[n % 90] for n in range(sft.max_history * 3 + 5)]
     cut = sft.recommend([long, long[-sft.max_history :]], 10, hide_seen=False)

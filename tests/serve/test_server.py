@@ -123,6 +123,18 @@ def test_health_and_card(model: Recommender, port: int, trained: Path) -> None:
     assert "/recommend" in client.send("GET", "/openapi.json").data["paths"]
 
 
+@pytest.mark.parametrize("name", ["histories", "allow", "deny"])
+def test_a_request_full_of_faults_is_refused_at_the_first(name: str, model: Recommender) -> None:
+    """To describe half a million of them took seconds, in which nobody else was answered."""
+    wrong: Any = [1] * 400_000
+    body = {"histories": [["A"]], name: [wrong] if name == "histories" else wrong}
+    with serving(model) as port:
+        reply = Client(port).send("POST", "/recommend", json.dumps(body, separators=(",", ":")).encode())
+    assert reply.status == 422
+    assert "more)" not in reply.data["error"]
+    assert "0: Input should be a valid string" in reply.data["error"]
+
+
 ASK = {"histories": [["A"]], "k": 3}
 HOSTILE: dict[str, tuple[Any, int]] = {
     "nothing": (b"", 400), "no JSON": (b"{", 400), "a list": (b"[]", 422), "null": (b"null", 422), "NaN": (b'{"histories": NaN}', 422),
@@ -272,6 +284,10 @@ def test_what_keeps_a_server_from_starting(
     common = ["serve", "--dataset", "toy", "--work", trained, "--run", "sft"]
     assert "cannot listen on 127.0.0.1" in ilrec(*common, "--port", port).one_line()
     assert "port is 70000" in ilrec(*common, "--port", 70000).one_line()
+    assert (
+        "wait_ms is 30000, expected less than --timeout"
+        in ilrec(*common, "--port", 0, "--stop-after", 0.2, "--wait-ms", 30000).one_line()
+    )
     assert "no training run 'none'" in ilrec(*common[:-1], "none", "--port", 0).one_line()
     done = ilrec(*common, "--port", 0, "--stop-after", 0.2, "--json")
     assert done.code == 0, done.err

@@ -17,7 +17,7 @@ from ilrec_cli.cf._settings import ItemLoss, probabilities, sizes
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
-PRESETS: dict[str, dict[str, Any]] = {"instruments": {"weight_decay": 0.5}}
+PRESETS: dict[str, dict[str, Any]] = {"instruments": {"weight_decay": 0.5, "dropout_prob": 0.3}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from ilrec_cli.cf._settings import DEEPEST, ItemLoss, probabilities, sizes
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
-PRESETS: dict[str, dict[str, Any]] = {"instruments": {"learning_rate": 2e-3}}
+PRESETS: dict[str, dict[str, Any]] = {"instruments": {"learning_rate": 2e-3, "hidden_size": 256}}
 
 
 @dataclass(frozen=True, kw_only=True)

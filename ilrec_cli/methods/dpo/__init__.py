@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ilrec_cli.methods._phase import Phase, sft
+from ilrec_cli.settings._base import above, at_least
 
 NEEDS: tuple[str, ...] = ()
 
@@ -25,19 +26,18 @@ class Config:
     pair_learning_rate: Annotated[float, "peak rate on pairs"] = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("beta", "pair_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        for name in ("negatives", "pair_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        above(self, 0, "beta", "pair_learning_rate")
+        at_least(self, 1, "negatives", "pair_epochs")
         if not 0 <= self.smoothing < 0.5:
             raise ValueError(f"smoothing is {self.smoothing}, expected at least 0 and less than 0.5")
 
 
 def phases(config: Config) -> list[Phase]:
     of = config.pair_epochs, config.pair_learning_rate
-    return [sft(), Phase("dpo", "_pairs:random_pairs", "loss:make_loss", *of, chooses=True)]
+    return [
+        sft(),
+        Phase("dpo", "_pairs:random_pairs", "loss:make_loss", *of, chooses=True, check="_negatives:check_random"),
+    ]
 
 
 def needs(config: Config) -> tuple[str, ...]:

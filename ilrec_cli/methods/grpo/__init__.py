@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from ilrec_cli.methods._phase import Phase, sft
+from ilrec_cli.settings._base import above, at_least
 
 NEEDS = ("cf_reward",)
 REWARDS = ("exact", "rank", "cf", "prefix")
@@ -37,17 +38,10 @@ class Config:
     policy_learning_rate: Annotated[float, "peak rate of these"] = 1e-5
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("group", 2),
-            ("policy_epochs", 1),
-            ("beta_kl", 0),
-            ("thoughts", 0),
-            *((name, 0) for name in REWARDS),
-        ):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
-        if not self.policy_learning_rate > 0:
-            raise ValueError(f"policy_learning_rate is {self.policy_learning_rate}, expected more than 0")
+        at_least(self, 2, "group")
+        at_least(self, 1, "policy_epochs")
+        at_least(self, 0, "beta_kl", "thoughts", *REWARDS)
+        above(self, 0, "policy_learning_rate")
         if not any(getattr(self, name) for name in REWARDS):
             raise ValueError(f"no reward has a weight: give one of {', '.join(REWARDS)} more than 0")
         if self.rank and self.rollouts == "sample":
@@ -59,7 +53,7 @@ class Config:
 def phases(config: Config) -> list[Phase]:
     """Fine-tuning and rewards. Samples are of the whole catalogue: only a search can keep to a row's candidates."""
     of, searched = (config.policy_epochs, config.policy_learning_rate), config.rollouts == "beam"
-    return [sft(), Phase("grpo", "data:rollouts", "loss:make_loss", *of, chooses=searched)]
+    return [sft(), Phase("grpo", "data:rollouts", "loss:make_loss", *of, chooses=searched, check="data:check_group")]
 
 
 def needs(config: Config) -> tuple[str, ...]:

@@ -25,20 +25,27 @@ from ilrec_cli.lm.preference import Prompts, branches, prompts_of
 from ilrec_cli.lm.responses import Responses, pack
 from ilrec_cli.lm.thoughts import behind
 from ilrec_cli.methods._negatives import items_of, left_padded
-from ilrec_cli.methods.grpo import rewards
+from ilrec_cli.methods.grpo import Config, rewards
 from ilrec_cli.methods.grpo.loss import ADVANTAGE, REWARD, RIGHT, TOKEN_REFERENCE, UNIQUE
 from ilrec_cli.trie import ItemTrie
 
 
 def rollouts(material: Material) -> Rollouts:
     """A row for every training target; the reference is the model with which the phase begins."""
-    prompts, group = prompts_of(material), material.options.group
+    prompts = prompts_of(material)
+    trie = prompts.catalogue.trie.to(material.parallel.device)
+    return Rollouts(material, prompts, trie, branches(material), Frozen.at_start(material))
+
+
+def check_group(options: Config, prompts: Prompts) -> None:
+    """`UserError` where a search cannot find so many different answers: before the fine-tuning that comes first."""
     trie = prompts.catalogue.trie
     leaves = len(torch.unique(trie.leaf_of(torch.arange(trie.items))))
-    if material.options.rollouts == "beam" and leaves < group:
-        raise UserError(f"groups of {group} different answers asked for, but there are only {leaves} identifiers")
-    trie = trie.to(material.parallel.device)
-    return Rollouts(material, prompts, trie, branches(material), Frozen.at_start(material))
+    if options.rollouts == "beam" and leaves < options.group:
+        raise UserError(
+            f"groups of {options.group} different answers asked for, but there are only {leaves} identifiers; ask for fewer with "
+            "-o group"
+        )
 
 
 class Answers(NamedTuple):

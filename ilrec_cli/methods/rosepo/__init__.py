@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from ilrec_cli.methods._phase import Phase, sft
+from ilrec_cli.settings._base import above, at_least
 
 NEEDS = ("cf_oracle",)
 
@@ -34,12 +35,9 @@ class Config:
     pair_learning_rate: Annotated[float, "peak rate on pairs"] = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("beta", "pair_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        for name, least in (("beams", 2), ("near", 1), ("pair_epochs", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        above(self, 0, "beta", "pair_learning_rate")
+        at_least(self, 2, "beams")
+        at_least(self, 1, "near", "pair_epochs")
         for name in ("epsilon", "cap"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0 and less than 0.5")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ilrec_cli.methods._phase import Phase, sft
+from ilrec_cli.settings._base import above, at_least
 
 NEEDS: tuple[str, ...] = ()
 
@@ -28,12 +29,9 @@ class Config:
     pair_learning_rate: Annotated[float, "peak rate on pairs"] = 2e-5
 
     def __post_init__(self) -> None:
-        for name in ("beta", "round_learning_rate", "pair_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        for name, least in (("iterations", 1), ("beams", 2), ("round_epochs", 1), ("pair_epochs", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        above(self, 0, "beta", "round_learning_rate", "pair_learning_rate")
+        at_least(self, 2, "beams")
+        at_least(self, 1, "iterations", "round_epochs", "pair_epochs")
 
 
 def phases(config: Config) -> list[Phase]:
