@@ -22,6 +22,7 @@ from ilrec_cli.lm.exact import exact_scores
 from ilrec_cli.trie import ItemTrie
 
 ROUNDS, USERS, BEAMS, VOCABULARY, END, PAD = 5, 64, 20, 33_000, 1, 2
+SMALL = 8  # prompts at a time, with which generate's 20 copies of each are quicker on a CPU
 LEVELS, CODES, FIRST = 4, 256, 31_000  # item tokens: 31,000 to 32,023
 
 
@@ -36,12 +37,17 @@ def main() -> None:
     result["agreement"] = agreement(model, ids, mask, trie)
     calls: dict[str, Callable[[], object]] = {
         "generate": lambda: by_generate(model, ids, mask, trie),
+        "generate_small": lambda: [
+            by_generate(model, ids[start : start + SMALL], mask[start : start + SMALL], trie)
+            for start in range(0, USERS, SMALL)
+        ],
         **{kind: searching(model, ids, mask, trie, kind) for kind in ("vocab", "ids", "trie")},
     }
     seconds = interleaved(calls)
     result["seconds"] = seconds
     result["users_per_second"] = {name: round(USERS / value, 1) for name, value in seconds.items()}
-    result["times_as_fast"] = {name: round(seconds["generate"] / value, 2) for name, value in seconds.items()}
+    peer = min(seconds["generate"], seconds["generate_small"])
+    result["times_as_fast"] = {name: round(peer / value, 2) for name, value in seconds.items()}
     result["share_of_lookups"] = {kind: lookups(model, ids, mask, trie, kind) for kind in ("vocab", "trie")}
     result["growth"] = growth(model)
     started = time.perf_counter()

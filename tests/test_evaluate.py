@@ -321,7 +321,11 @@ def test_compare_refuses_other_protocols_unless_forced(evaluated: Path, ilrec: R
 
 def test_seeds_of_one_configuration_are_averaged(evaluated: Path, ilrec: Run) -> None:
     cli.invoke(["train-cf", *common(evaluated), "--quiet", "--model", "random", "--name", "chance-s0"])
-    cli.invoke(["train-cf", *common(evaluated), "--quiet", "--model", "popularity", "--name", "chance-s1"])
+    other = [*common(evaluated), "--quiet", "--overwrite", "--name", "chance-s1", "--model"]
+    cli.invoke(["train-cf", *other, "popularity"])
+    line = ilrec("compare", *common(evaluated), "sasrec", "chance").one_line()
+    assert "model is random in chance-s0 and popularity in chance-s1" in line
+    cli.invoke(["train-cf", *other, "random", "-o", "seed=1"])
     result = ilrec("compare", *common(evaluated), "sasrec", "chance", "--metrics", "hit@20", "--json")
     assert "chance: mean of 2 seeds" in result.out
     (row,) = json.loads(result.out.splitlines()[-1])["comparisons"]

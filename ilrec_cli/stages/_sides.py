@@ -140,8 +140,29 @@ def _models(config: Compare, name: str) -> list[Path]:
         for paths in _inputs.models(config).values():
             seeds = [path for known, path in paths.items() if re.sub(SEED_OF, "", known) == name and known != name]
             if seeds and name not in paths:
+                _require_one_configuration(name, seeds)
                 return seeds
     return [_inputs.find_model(config, name)[0]]
+
+
+def _require_one_configuration(name: str, models: Sequence[Path]) -> None:
+    """`UserError` if runs that only their names make seeds of one configuration differ in more than the seed."""
+    first, *others = (_without_seed(artifacts.read_manifest(model)["config"]) for model in models)
+    for model, other in zip(models[1:], others, strict=True):
+        differ = sorted(key for key in first.keys() & other.keys() if first[key] != other[key])
+        if differ:
+            key, one, two = differ[0], models[0].parent.name, model.parent.name
+            raise UserError(
+                f"'{name}' would be the mean of runs that differ in more than the seed: {key} is {first[key]} in {one} and "
+                f"{other[key]} in {two}. Name one of them, or train them alike"
+            )
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run; those that name a run of the same seed (its reward model, its start) without that seed."""
+    options = {key: value for key, value in config["options"].items() if key != "seed"}
+    plain = {key: re.sub(SEED_OF, "", value) if isinstance(value, str) else value for key, value in config.items()}
+    return {**plain, "options": options, "seed": None}
 
 
 def _evaluations(model: Path, data: Artifact) -> dict[str, Offer]:

@@ -15,7 +15,7 @@ from ilrec_cli.cf._settings import Transformer
 SANITY = False
 TRAINED = True
 SEQUENTIAL = True
-PRESETS: dict[str, dict[str, Any]] = {"instruments": {"learning_rate": 2e-3}}
+PRESETS: dict[str, dict[str, Any]] = {"instruments": {"hidden_dropout_prob": 0.3}}
 
 
 @dataclass(frozen=True, kw_only=True)
