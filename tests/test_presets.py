@@ -196,7 +196,7 @@ def test_listing_has_a_line_for_each(ilrec: Callable[..., Finished]) -> None:
     shown = ilrec("methods", "ilrec").out
     for name, preset in presets.known(method).items():
         assert any(name in line and preset.about in line for line in shown.splitlines()), name
-    assert "learning_rate=0.002" in ilrec("cf", "sasrec").out
+    assert "hidden_dropout_prob=0.3" in ilrec("cf", "sasrec").out
 
 
 def test_a_method_lays_its_own_entry_over_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
