@@ -4,8 +4,7 @@
 
 One JSON per cell (model and seed), each trained in a process of its own with two threads, so that its peak memory is its
 own; a cell whose file is there is skipped, a training that was stopped is resumed. A model that has a preset for the data
-set is trained with it; docs/benchmarks.md says
-how presets were chosen, and what the logs in results/tune-*.jsonl lack.
+set is trained with it; docs/benchmarks.md says how presets were chosen.
 """
 
 from __future__ import annotations

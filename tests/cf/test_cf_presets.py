@@ -38,12 +38,20 @@ def assert_ships_the_winner(name: str, rows: list[dict[str, Any]]) -> None:
     assert identity["options"] == options
 
 
-@pytest.mark.parametrize("name", [name for name in plugins.names("cf") if plugins.load("cf", name).TRAINED])
+TRAINED = [name for name in plugins.names("cf") if plugins.load("cf", name).TRAINED]
+UNDECIDED = {"bert4rec"}  # its trials end while they still rise: its defaults ship
+
+
+@pytest.mark.parametrize("name", sorted({*TRAINED} - UNDECIDED))
 def test_what_ships_for_instruments_is_the_winner_of_its_search(name: str) -> None:
+    assert_ships_the_winner(name, read_log(RESULTS / f"tune-{name}.jsonl"))
+
+
+@pytest.mark.parametrize("name", sorted(UNDECIDED))
+def test_a_search_that_decides_nothing_is_one(name: str) -> None:
     rows = read_log(RESULTS / f"tune-{name}.jsonl")
-    if not all("identity" in row for row in rows):
-        pytest.skip("this log is older than the field that says what a trial was")
-    assert_ships_the_winner(name, rows)
+    assert all(row["best_epoch"] == row["epochs"] == row["identity"]["epochs"] for row in rows)
+    assert "instruments" not in plugins.load("cf", name).PRESETS
 
 
 def test_a_preset_that_is_not_the_winner_is_noticed() -> None:
