@@ -39,7 +39,7 @@ def assert_ships_the_winner(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 TRAINED = [name for name in plugins.names("cf") if plugins.load("cf", name).TRAINED]
-UNDECIDED = {"bert4rec"}  # its trials end while they still rise: its defaults ship
+UNDECIDED = {"bert4rec"}  # patience ended none of its trials: its defaults ship
 
 
 @pytest.mark.parametrize("name", sorted({*TRAINED} - UNDECIDED))
@@ -50,7 +50,7 @@ def test_what_ships_for_instruments_is_the_winner_of_its_search(name: str) -> No
 @pytest.mark.parametrize("name", sorted(UNDECIDED))
 def test_a_search_that_decides_nothing_is_one(name: str) -> None:
     rows = read_log(RESULTS / f"tune-{name}.jsonl")
-    assert all(row["best_epoch"] == row["epochs"] == row["identity"]["epochs"] for row in rows)
+    assert all(row["epochs"] == row["identity"]["epochs"] for row in rows), "patience ended none"
     assert "instruments" not in plugins.load("cf", name).PRESETS
 
 
