@@ -156,7 +156,7 @@ def refuse_other(then: dict[str, Any], identity: dict[str, Any]) -> None:
 def first_difference(then: dict[str, Any], identity: dict[str, Any]) -> tuple[str, Any, Any]:
     """(setting, its value in `identity`, in `then`) of the first one that differs; an empty name where none does."""
     then, identity = _flat(then), _flat(identity)
-    then.setdefault("wording", identity.get("wording"))  # not kept by the first releases, whose runs can go on
+    then.setdefault("wording", identity.get("wording"))  # runs from before it was kept can go on
     keys = (key for key in sorted(then.keys() | identity.keys()) if then.get(key) != identity.get(key))
     key = next(keys, "")
     return key, identity.get(key), then.get(key)
