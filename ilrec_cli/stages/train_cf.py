@@ -60,6 +60,8 @@ def _check_seeds(config: TrainCf) -> None:
     """Seeds that would play no part are refused: a spread of zero would look like a finding."""
     if config.seeds and config.seed:
         raise UserError(f"--seed {config.seed} plays no part beside --seeds: leave one of them out")
+    if config.seed and config.model == "random":
+        raise UserError(f"--seed {config.seed}: random is not trained; its order is given by -o seed={config.seed}")
     if config.seeds and not plugins.load("cf", config.model).TRAINED:
         instead = "another order is -o seed=N" if config.model == "random" else "one run is all there is"
         raise UserError(f"--seeds: {config.model} is not trained, every seed would give the same figures; {instead}")

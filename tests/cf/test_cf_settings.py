@@ -75,6 +75,7 @@ def test_a_hostile_setting_is_refused_by_a_line_or_taken(field: str) -> None:
         (("--model", "popularity", "--seeds", "0,1"), "popularity is not trained"),
         (("--model", "random", "--seeds", "0,1"), "-o seed=N"),
         (("--model", "sasrec", "--seed", "7", "--seeds", "0,1"), "--seed 7 plays no part beside --seeds"),
+        (("--model", "random", "--seed", "7"), "--seed 7: random is not trained; its order is given by -o seed=7"),
     ],
 )  # fmt: skip
 def test_the_command_refuses_before_it_writes(
