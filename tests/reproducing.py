@@ -53,7 +53,8 @@ class Shop:
             if command == "train":
                 total = {"seconds": 7200.0, "epochs": 5, "generated": 30}
                 artifacts.write_json(
-                    aside / "cost.json", {"before": [], "phases": [{"making_seconds": 1.0}], "total": total}
+                    aside / "cost.json",
+                    {"before": [], "phases": [{"making_seconds": 1.0, "generated": 0}], "total": total},
                 )
                 lines = [{"step": step, "ce_layer_1": 3.0 / step, "ce_layer_2": 2.0 / step} for step in (1, 2)]
                 artifacts.write_text(aside / "log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

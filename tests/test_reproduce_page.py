@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from reproducing import Shop, grid, read, settings
 
-from ilrec_cli.stages import _grid, _html, _repro_figures, _reproduced, reproduce
+from ilrec_cli.stages import _cells, _grid, _html, _repro_figures, _reproduced, reproduce
 
 
 def _leaves(node: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
@@ -116,6 +116,24 @@ def test_costs_curves_and_figures(tmp_path: Path) -> None:
         assert "ours stand alone" in (folder / "report.md").read_text()
     (cell,) = (tmp_path / "reproduce" / "figure2-tiny" / "cells").glob("*sft*")
     assert read(cell)["curves"] == {"1": [[1, 3.0], [2, 1.5]], "2": [[1, 2.0], [2, 1.0]]}
+
+
+@pytest.mark.parametrize(
+    ("made", "sampled"),
+    [
+        ([(0.0, 0)], 0),  # fine-tuning
+        ([(0.0, 0), (9.0, 0)], 1),  # S-DPO: drawn, and scored under the reference
+        ([(0.0, 0), (9.0, 50)], 1),  # RosePO: searched
+        ([(0.0, 0), *[(9.0, 50), (3.0, 0)] * 3], 3),  # SPRec: a phase generates, the next scores what it generated
+    ],
+)
+def test_sampling_is_counted_when_negatives_are_made(
+    tmp_path: Path, made: list[tuple[float, int]], sampled: int
+) -> None:
+    rows = [{"making_seconds": seconds, "generated": count} for seconds, count in made]
+    total = {"seconds": 3600, "epochs": 5, "generated": 0}
+    (tmp_path / "cost.json").write_text(json.dumps({"before": rows[:1], "phases": rows[1:], "total": total}))
+    assert _cells._cost(tmp_path)["sampling"] == sampled
 
 
 def test_bars_have_their_intervals_and_every_layer_a_colour_of_its_own() -> None:

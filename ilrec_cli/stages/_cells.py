@@ -216,13 +216,14 @@ def _record(cell: Cell, shop: Workshop, result: dict[str, Any], seconds: dict[st
 
 
 def _cost(model: Path) -> dict[str, float]:
-    """Hours, epochs, phases that sampled and generated answers of a language model, its start included."""
+    """Hours, epochs, how often negatives were made, and generated answers of a language model, its start included."""
     path = model / "cost.json"
     if not path.is_file():
         return {}
     cost = json.loads(path.read_text(encoding="utf-8"))
     rows, total = [*cost["before"], *cost["phases"]], cost["total"]
-    sampled = sum(bool(row.get("making_seconds")) for row in rows)
+    # Of SPRec's phases every second generates; those between them score, under the reference, what is there already.
+    sampled = sum(row["generated"] > 0 for row in rows) or sum(row["making_seconds"] > 0 for row in rows)
     return {
         "hours": total["seconds"] / 3600,
         "epochs": total["epochs"],
