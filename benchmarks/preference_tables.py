@@ -7,9 +7,16 @@ from typing import Any
 
 from _common import RESULTS, markdown
 
-NAMES = {"sft": "SFT", "ilrec": "ILRec", "s_dpo": "S-DPO", "rosepo": "RosePO", "sprec": "SPRec"}
+NAMES = {
+    "sft": "SFT",
+    "ilrec": "ILRec",
+    "s_dpo": "S-DPO",
+    "rosepo": "RosePO",
+    "sprec": "SPRec",
+    "sprec-2e-4": "SPRec, pairs at 2e-4",
+}
 # ILRec's hours over each method's, Instrument, Table 5 of arXiv 2602.17410.
-PAPER = {"s_dpo": 4.2 / 7.25, "rosepo": 4.2 / 6.6, "sprec": 4.2 / 7.8}
+PAPER = {"s_dpo": 4.2 / 7.25, "rosepo": 4.2 / 6.6, "sprec": 4.2 / 7.8, "sprec-2e-4": 4.2 / 7.8}
 STEPS = {"sft": "SFT", "ilrec": "ILRec", "s_dpo": "S-DPO, prompt shared", "s_dpo_separate": "S-DPO, six sequences",
          "dpo": "DPO", "rosepo": "RosePO", "sprec": "SPRec (its DPO)", "grpo": "GRPO"}  # fmt: skip
 METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
@@ -30,10 +37,16 @@ def table5(cells: dict[str, Any]) -> str:
     for name in (name for name in NAMES if name in cells):
         total = cells[name]["cost"]["total"]
         paper = f"{PAPER[name]:.2f}" if name in PAPER else "-"
+        times = [
+            f"{_minutes(cells[name]):.1f} min",
+            f"{total['making_seconds'] / 60:.1f} min",
+            f"{ours / _minutes(cells[name]):.2f}",
+        ]
+        time, making, ratio = times if cells[name].get("timed", True) else "---"
         rows.append([
-            NAMES[name], f"{total['epochs']:.0f}", f"{_minutes(cells[name]):.1f} min", f"{total['making_seconds'] / 60:.1f} min",
+            NAMES[name], f"{total['epochs']:.0f}", time, making,
             f"{total['generated']:,}", f"{(total['prompt_tokens'] + total['response_tokens']) / 1e6:.1f} M",
-            f"{total['making_tokens'] / 1e6:.1f} M", f"{ours / _minutes(cells[name]):.2f}", paper,
+            f"{total['making_tokens'] / 1e6:.1f} M", ratio, paper,
             *(f"{cells[name]['test'][metric]:.4f}" for metric in METRICS),
         ])  # fmt: skip
     return markdown(["method", "epochs", "time", "of it making data", "generated", "tokens trained on", "tokens for data",

@@ -14,6 +14,7 @@ from typing import Any
 
 import ilrec_tables
 import preference_tables
+import reproduce_tables
 from _common import RESULTS, markdown
 
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10")
@@ -39,6 +40,7 @@ def tables() -> dict[str, str]:
         "train_step": train_step(),
         **ilrec_tables.tables(),
         **preference_tables.tables(),
+        **reproduce_tables.tables(),
         "ids": ids(), "ids_purity": ids_purity(), "ids_scale": ids_scale(),
         **({"industrial": industrial()} if list(RESULTS.glob("industrial-*.json")) else {}),
         **({"lastfm": lastfm()} if list(RESULTS.glob("lastfm-*.json")) else {}),
