@@ -37,16 +37,10 @@ def table5(cells: dict[str, Any]) -> str:
     for name in (name for name in NAMES if name in cells):
         total = cells[name]["cost"]["total"]
         paper = f"{PAPER[name]:.2f}" if name in PAPER else "-"
-        times = [
-            f"{_minutes(cells[name]):.1f} min",
-            f"{total['making_seconds'] / 60:.1f} min",
-            f"{ours / _minutes(cells[name]):.2f}",
-        ]
-        time, making, ratio = times if cells[name].get("timed", True) else "---"
         rows.append([
-            NAMES[name], f"{total['epochs']:.0f}", time, making,
+            NAMES[name], f"{total['epochs']:.0f}", f"{_minutes(cells[name]):.1f} min", f"{total['making_seconds'] / 60:.1f} min",
             f"{total['generated']:,}", f"{(total['prompt_tokens'] + total['response_tokens']) / 1e6:.1f} M",
-            f"{total['making_tokens'] / 1e6:.1f} M", ratio, paper,
+            f"{total['making_tokens'] / 1e6:.1f} M", f"{ours / _minutes(cells[name]):.2f}", paper,
             *(f"{cells[name]['test'][metric]:.4f}" for metric in METRICS),
         ])  # fmt: skip
     return markdown(["method", "epochs", "time", "of it making data", "generated", "tokens trained on", "tokens for data",

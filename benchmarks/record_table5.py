@@ -48,9 +48,6 @@ def main() -> None:
     parser.add_argument("--cells", default=",".join(TABLE))
     parser.add_argument("--users", type=int, default=USERS, help="fewer for a trial, which is not recorded")
     parser.add_argument("--threads", default="2", help="of every training; results depend on it in their last bits")
-    parser.add_argument(
-        "--untimed", action="store_true", help="other work runs on the machine: its times are not to be shown"
-    )
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = arguments.threads
     common = ["--dataset", DATASET, "--work", arguments.work]
@@ -62,7 +59,7 @@ def main() -> None:
             train(cell, common, arguments.users)
             print(json.dumps(cost(cell, common)["total"]))
         elif not (RESULTS / f"table5-{cell}.json").exists():
-            print(write(f"table5-{cell}", record(cell, common) | {"timed": not arguments.untimed}))
+            print(write(f"table5-{cell}", record(cell, common)))
 
 
 def train(cell: str, common: list[Any], users: int) -> str:
