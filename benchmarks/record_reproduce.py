@@ -2,7 +2,7 @@
 
     python benchmarks/record_reproduce.py [--work ilrec-work] [--tables table1,figure5] [--threads 1]
 
-A table whose JSON is in results/ is skipped. Its `calls` are the seconds of every call of the command: a second one, after
+A table whose JSON in results/ says `done` is skipped; set that to false to have it looked at again. Its `calls` are the seconds of every call of the command: a second one, after
 the first was stopped, does what was missing. What tables share (data, identifiers, models) is made by the first in that
 work folder that needs it, and not counted again.
 """
@@ -37,11 +37,16 @@ def main() -> None:
     parser.add_argument("--threads", default="1")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = arguments.threads
+    failed = []
     for name in arguments.tables.split(","):
         path = RESULTS / f"reproduce-{name}.json"
         before = json.loads(path.read_text()) if path.exists() else {"calls": []}
         if not before.get("done"):
-            print(write(path.stem, record(name, arguments.work, before["calls"])), flush=True)
+            found = record(name, arguments.work, before["calls"])
+            print(write(path.stem, found), flush=True)
+            failed += [name] * (not found["done"])
+    if failed:
+        sys.exit(f"not complete: {', '.join(failed)}; the same command goes on")
 
 
 def record(name: str, work: Path, calls: list[dict[str, Any]]) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("raw", type=Path)
     parser.add_argument("--work", default="ilrec-work")
     parser.add_argument("--cells", default=",".join(TABLE))
-    parser.add_argument("--users", type=int, default=USERS, help="fewer for a trial, which is not recorded")
+    parser.add_argument(
+        "--users", type=int, default=USERS, help="fewer for a trial, not recorded: give it a --work of its own"
+    )
     parser.add_argument("--threads", default="2", help="of every training; results depend on it in their last bits")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = arguments.threads
@@ -65,6 +67,8 @@ def main() -> None:
 def train(cell: str, common: list[Any], users: int) -> str:
     """Train the cell's run unless it is there; the command, without folders of this machine."""
     name, method, (starts, options) = f"table5-{cell}", cell.partition("-")[0], CELLS[cell]
+    if starts and not (run_folder("table5-sft", common) / "train" / "manifest.json").exists():
+        train("sft", common, users)  # recorded elsewhere, but not in this work folder
     pairs = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     more = ["--from", "table5-sft"] if starts else ["--targets", "last", "--ids", "published"]
     cf = ["--cf", "reward"] if method in ("ilrec", "rosepo") else []
