@@ -57,7 +57,7 @@ def aside(path: Path) -> Iterator[Path]:
                 stack.enter_context(locked(folder, wait=True))
         except OSError as error:
             raise UserError(
-                f"{path}: the output folder cannot be made ({error.strerror}). Choose another --work"
+                f"{path}: the output folder cannot be made ({error.strerror}). Choose another folder (--work, --output)"
             ) from error
         try:
             yield folder

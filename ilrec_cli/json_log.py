@@ -17,7 +17,9 @@ class JsonLog:
         if enabled:
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = [row for row in read_log(path) if row["step"] <= from_step] if from_step else []
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            aside = path.with_name(f".{path.name}.tmp")  # a kill leaves the log of before, or this one
+            aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            aside.replace(path)
 
     def write(self, **row: Any) -> None:
         if self.enabled:

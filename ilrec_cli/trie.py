@@ -154,7 +154,7 @@ class ItemTrie:
         stand in the order of `order`.
         """
         node_N, row_N = self._index(node_N), self._index(row_N)
-        # A GPU would have to be waited for to learn how wide these nodes are, and has room for the widest of all.
+        # A GPU has room for the widest node of all: to learn how wide these are it would be waited for. (It is, below.)
         child_NC, real_NC = self._child_slots(node_N, self._widest if node_N.is_cuda else None)
         prob_RI = torch.as_tensor(prob_RI, device=self.order.device)
         prob_RI = (prob_RI if ordered else prob_RI.index_select(1, self.order)).double()
@@ -169,6 +169,7 @@ class ItemTrie:
         offset_N1 = row_N[:, None] * cumulative.shape[1]
         mass_NC = cumulative.take(offset_N1 + edge_NE).diff(dim=1).clamp_(min=0.0)
         node_mass_N = (cumulative.take(offset_N1 + stop_N1) - cumulative.take(offset_N1 + start_N1)).squeeze(1)
+        # Waits for the device: how many there are decides shapes. Once in a batch, for its rewards.
         light = ((node_mass_N <= HEAVY_PREFIX * cumulative[row_N, -1]) & inner_N1.squeeze(1)).nonzero().squeeze(1)
         if len(light):
             mass_NC[light] = self._exact_mass(child_NC[light], real_NC[light], row_N[light], prob_RI)

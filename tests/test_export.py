@@ -200,7 +200,7 @@ def test_what_cannot_be_exported_is_refused(adapted: Path, tmp_path: Path, ilrec
         (["--quantize", "4bit"], "--quantize 4bit goes with --tuning lora"),
         (["--quantize", "8bit", "--tuning", "lora"], "tiny-llama starts from scratch"),
         (["--quantize", "4bit", "--tuning", "lora", "--backbone", "BASE"], "needs a CUDA GPU"),
-        (["--tuning", "lora", "--lora-targets", "lm_head"], "adapters go on layers between them"),
+        (["--tuning", "lora", "--lora-targets", "lm_head"], "Adapters go on layers between them"),
         (["--tuning", "lora", "--lora-targets", "no_such"], "LoRA: .*no_such.*set --lora-targets"),
     ],
 )

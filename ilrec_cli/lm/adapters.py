@@ -38,6 +38,8 @@ def add(model: Any, lora: Lora, ids: list[int], seed: int) -> Any:
     """Freeze the model; train adapters and the rows of the given tokens, in and out, tied or not."""
     from peft import LoraConfig, get_peft_model
 
+    if ALL_LINEAR in lora.targets and len(lora.targets) > 1:
+        raise UserError(f"--lora-targets {','.join(lora.targets)}: {ALL_LINEAR} stands alone")
     targets = ALL_LINEAR if lora.targets == (ALL_LINEAR,) else list(lora.targets)
     config = LoraConfig(
         task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets,
@@ -49,9 +51,19 @@ def add(model: Any, lora: Lora, ids: list[int], seed: int) -> Any:
             adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"LoRA: {' '.join(str(error).split())[:200]}; set --lora-targets") from error
+    if targets != ALL_LINEAR:
+        _refuse_unknown(lora.targets, adapted.targeted_module_names)
     if ids:
         item_rows.install(model, ids)
     return adapted
+
+
+def _refuse_unknown(targets: tuple[str, ...], adapted: list[str]) -> None:
+    """PEFT passes over a name without a layer as long as another one has some."""
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in adapted):
+            found = ", ".join(sorted({name.rpartition(".")[2] for name in adapted}))
+            raise UserError(f"--lora-targets: no layer is called {target!r}; those of the others are {found}")
 
 
 def has_adapters(model: Any) -> bool:

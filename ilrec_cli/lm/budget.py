@@ -17,6 +17,8 @@ All but the last line comes from following the step; what follows from the numbe
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -146,11 +148,25 @@ def measure(model: SupervisedLM, shape: Shape, how: Pass, mode: FakeTensorMode, 
 def _forward_backward(live: LiveBytes, model: SupervisedLM, batch: Batch, rewards: Rewards | None, how: Pass) -> None:
     """As the loop does it, without looking at numbers."""
     model.train()
-    with devices.autocast(torch.device("cpu"), how.dtype):
+    with devices.autocast(torch.device("cpu"), how.dtype), _one_sequence_a_row():
         terms: Terms = model(batch, how.loss, rewards, how.chunk)
     loss: Any = sum(weight * terms.losses[name][0] for name, weight in how.weights.items() if weight)
     live.kind = "working"
     loss.backward()
+
+
+@contextmanager
+def _one_sequence_a_row() -> Iterator[None]:
+    """`transformers` reads positions to see whether rows hold several sequences; without data it takes them to, and masks."""
+    from transformers import masking_utils
+
+    name = "find_packed_sequence_indices"
+    before = getattr(masking_utils, name)
+    setattr(masking_utils, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, before)
 
 
 def _follow(live: LiveBytes, model: SupervisedLM, trained: list[torch.nn.Parameter]) -> list[Any]:

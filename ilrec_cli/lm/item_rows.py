@@ -83,8 +83,9 @@ def install(model: Any, ids: list[int]) -> None:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if not isinstance(embedding, nn.Embedding) or not isinstance(head, nn.Linear):
         raise UserError(
-            f"LoRA: the embedding or head of {type(model).__name__} is a {type(embedding).__name__} or "
-            f"{type(head).__name__}; adapters go on layers between them: set --lora-targets"
+            f"LoRA: the embedding and head of {type(model).__name__} must be a plain Embedding and Linear, without adapters, "
+            f"and are {type(embedding).__module__}.{type(embedding).__name__} and {type(head).__module__}.{type(head).__name__}. "
+            "Adapters go on layers between them: set --lora-targets"
         )
     rows_nD = _rows(embedding.weight, first, count)
     own_nD = rows_nD if head.weight is embedding.weight else _rows(head.weight, first, count)

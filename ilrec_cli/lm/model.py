@@ -126,8 +126,9 @@ class SupervisedLM(nn.Module):
     def hidden(self, batch: Batch, more: Iterable[int] = ()) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """(last_ND, normed; inner_KND, not normed; states_ND of `more` layers) at the supervised positions only."""
         more = [layer for layer in more if layer not in self.inner_layers and layer < self.n_layers]
+        # No mask: rows end with their padding, which nothing before it sees. Kernels for causal attention are the fast ones.
         output = decoder(causal_lm(self.backbone))(
-            input_ids=batch.input_BS, attention_mask=batch.mask_BS, use_cache=False,
+            input_ids=batch.input_BS, use_cache=False,
             output_hidden_states=bool(self.inner_layers or more),
         )  # fmt: skip
         chosen = [output.last_hidden_state] + [output.hidden_states[layer] for layer in (*self.inner_layers, *more)]

@@ -80,7 +80,8 @@ class Updater:
             total = total + self._backward(batch, counts, last=index == len(parts) - 1, logged=logged)
         if parallel.world == 1 and step == 1:
             self._check_counts(total, counts)
-        norm = self._clip(sum(weight * total.losses[name][0] for name, weight in self.weights.items()), step)
+        # What has no weight may be infinite; times zero it would be no number.
+        norm = self._clip(sum(weight * total.losses[name][0] for name, weight in self.weights.items() if weight), step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total, norm
@@ -124,7 +125,7 @@ class Updater:
         if self.broken:
             raise UserError(
                 f"step {int(self.broken_step)}: the loss or its gradient is not finite; the update was not made, and a checkpoint that "
-                "was written is intact. Lower --learning-rate, or raise --warmup"
+                "was written is intact. Lower --learning-rate or the weights of loss terms (-o), or raise --warmup"
             )
 
     def _check_counts(self, terms: Terms, counts: dict[str, int]) -> None:

@@ -27,8 +27,9 @@ def at_least(config: object, least: int, *names: str) -> None:
 
 def at_most(config: object, most: int, *names: str) -> None:
     for name in names:
-        if getattr(config, name) > most:
-            raise ValueError(f"{name} is {getattr(config, name)}, expected at most {most:,}")
+        value = getattr(config, name)
+        if value is not None and not value <= most:
+            raise ValueError(f"{name} is {value}, expected at most {most:,}")
 
 
 def above(config: object, bound: float, *names: str) -> None:

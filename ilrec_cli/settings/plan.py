@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ilrec_cli.config import Control
-from ilrec_cli.settings._base import RUN, above, at_least
+from ilrec_cli.settings._base import RUN, above, at_least, at_most
 from ilrec_cli.settings.train import Train
 
 
@@ -28,5 +28,6 @@ class Plan(Train):
         at_least(self, 1, "devices")
         at_least(self, 2, "measured_steps")
         above(self, 0, "device_memory")
+        at_most(self, 1_000_000, "device_memory")
         if self.quantize != "none":
             raise ValueError(f"--quantize {self.quantize}: the memory of quantised weights cannot be planned yet")

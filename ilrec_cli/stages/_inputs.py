@@ -125,10 +125,10 @@ def models(config: Any) -> dict[str, dict[str, Path]]:
     return {"cf": finished(root / "cf", "cf"), "run": finished(root / "runs", "run")}
 
 
-def find_model(config: Any, selector: str | None) -> tuple[Path, str]:
+def find_model(config: Any, selector: str | None, listed: tuple[str, ...] = ("cf", "run")) -> tuple[Path, str]:
     """(folder, kind) of the run or collaborative model that a folder, a name or a plug-in's name stands for.
 
-    Without a selector: the only run.
+    Without a selector: the only run. `listed`: kinds that are offered where none is found.
     """
     root, found = dataset_dir(config), models(config)
     if selector is None:
@@ -142,7 +142,8 @@ def find_model(config: Any, selector: str | None) -> tuple[Path, str]:
         made_by = {read_config(path)[MADE_BY[kind]] for path in paths.values()}
         if selector in paths or plugins.canonical(selector) in made_by:
             return pick(root / kind, paths, selector, kind, MADE_BY[kind]), kind
-    return pick(root / "runs", found["cf"] | found["run"], selector, "run", "method"), "run"
+    offered = {name: path for kind in listed for name, path in found[kind].items()}
+    return pick(root / "runs", offered, selector, "run", "method"), "run"
 
 
 def ids_of_run(config: Any, run: Artifact, data: Artifact) -> Artifact:

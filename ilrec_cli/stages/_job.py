@@ -29,6 +29,7 @@ from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.sharding import Parallel
 from ilrec_cli.lm.task_rows import TaskRows
+from ilrec_cli.methods._phase import Phase
 from ilrec_cli.metrics import ranking_metrics
 from ilrec_cli.ranking import Rankings
 from ilrec_cli.settings import Train
@@ -74,8 +75,7 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     layout = _layout(task, opened)
     examples = make_examples(settings, data, items, layout)
-    every = task.method.phases(task.options)
-    phases = [phase for phase in every if not (phase.start and "from" in task.parents)]
+    phases = phases_of(task)
     rows, notes = None, list[str]()
     if any(phase.data == "next_item" for phase in phases) or settings.tasks == (candidates.TASK,):
         rows, notes = make_rows(settings, data, items, opened.tokenizer)
@@ -123,11 +123,16 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
             epochs=phase.epochs or settings.epochs,
             folder=folder,
             identity=_run_folder.identity(task),
-            name=phase.name if len(every) > 1 else None,
+            name=phase.name if len(task.method.phases(task.options)) > 1 else None,
             cost=material.cost,
         )
 
     return Prepared(opened, parallel, examples, [partial(job, index) for index in range(len(phases))], rows, notes)
+
+
+def phases_of(task: Task) -> list[Phase]:
+    """The phases that the run has: one that starts from another run leaves out what comes before."""
+    return [phase for phase in task.method.phases(task.options) if not (phase.start and "from" in task.parents)]
 
 
 def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewards]:

@@ -20,6 +20,7 @@ from ilrec_cli.lm.budget import Pass, Shape
 from ilrec_cli.lm.candidates import TASK, CandidateExamples
 from ilrec_cli.lm.examples import Catalogue, Examples
 from ilrec_cli.lm.task_rows import TaskRows
+from ilrec_cli.methods._phase import Phase
 from ilrec_cli.settings import Plan
 from ilrec_cli.stages import _backbones, _job, _models, _tasks
 from ilrec_cli.stages._candidate_sets import Sets
@@ -141,12 +142,22 @@ def most_children(trie: ItemTrie) -> int:
     return max(trie.children(torch.arange(start, min(start + ROWS, len(trie))))[0].shape[1] for start in starts)
 
 
+def planned(task: Task) -> tuple[Phase, list[str]]:
+    """(the phase that a plan is of, names of the run's others); `UserError` where there is none of the kind."""
+    phases = _job.phases_of(task)
+    found = [phase for phase in phases if phase.data == "next_item"]
+    if not found:
+        names = ", ".join(phase.name for phase in phases)
+        raise UserError(
+            f"ilrec plan knows fine-tuning on items; what '{task.settings.method}' does from a run ({names}) it cannot plan yet"
+        )
+    return found[0], [phase.name for phase in phases if phase is not found[0]]
+
+
 def estimate(task: Task, found: Traffic) -> Estimate:
     """Memory of a device at the worst moment, by following one update without data."""
     settings: Any = task.settings
-    phase = next((phase for phase in task.method.phases(task.options) if phase.data == "next_item"), None)
-    if phase is None:
-        raise UserError(f"ilrec plan knows phases on the next-item task, and '{settings.method}' has none")
+    phase, _ = planned(task)
     opened = _backbones.equipped(open_shapes(task), settings, task.parents["ids"])
     model = _job.supervised(task, opened, _models.catalogue(task.parents["ids"], opened.tokenizer))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -169,7 +180,7 @@ def estimate(task: Task, found: Traffic) -> Estimate:
 
 
 def smaller(settings: Plan, positions: int) -> Iterator[Plan]:
-    """Settings that take less and less memory: first what costs nothing, then time, last what changes the result."""
+    """Settings that take less and less memory: first what costs nothing, then time, last what changes the result (precision, adapters)."""
     if positions > 64 and not 0 < (settings.loss_chunk or 0) <= 64:
         settings = replace(settings, loss_chunk=64)
         yield settings
@@ -181,13 +192,13 @@ def smaller(settings: Plan, positions: int) -> Iterator[Plan]:
         rows = max(1, rows // 4)
         settings = replace(settings, micro_batch=rows)
         yield settings
-    if settings.dtype == "float32":
-        settings = replace(settings, dtype="bfloat16")
-        yield settings
     if settings.devices > 1 and not settings.shard:
         settings = replace(settings, shard=True)
         yield settings
-    if settings.tuning == "full":
+    if settings.dtype == "float32":
+        settings = replace(settings, dtype="bfloat16")
+        yield settings
+    if settings.tuning == "full" and settings.from_ is None:  # a run goes on as it began
         yield replace(settings, tuning="lora")
 
 

@@ -35,6 +35,8 @@ def decided(config: Train, data: Artifact, ids: Artifact) -> Train:
         return replace(config, targets="last")
     if targets == "last" and not (tiny or chosen or config.prompt == "input"):
         chosen = _by_default(data, ids)
+        if config.vocab_scope == "ids":  # its softmax has no words
+            chosen = tuple(spec for spec in chosen if not _in_words(spec.partition(":")[0]))
     _check(chosen, config, ids)
     return replace(config, targets=targets, tasks=chosen)
 
@@ -177,7 +179,7 @@ def _by_default(data: Artifact, ids: Artifact) -> tuple[str, ...]:
 
 def _check(specs: tuple[str, ...], config: Train, ids: Artifact) -> None:
     names = tasks.known(tasks.parse(specs))
-    in_text = [name for name in names if any(each.answer != "{item}" for each in templates.every()[name])]
+    in_text = [name for name in names if _in_words(name)]
     if in_text and config.vocab_scope == "ids":
         raise UserError(f"--vocab-scope ids: the task {in_text[0]} is answered in words; leave one of them out")
     about = [name for name in names if name in ("text_to_item", "item_to_text", "fusion")]
@@ -185,6 +187,11 @@ def _check(specs: tuple[str, ...], config: Train, ids: Artifact) -> None:
         raise UserError(
             f"--tasks {about[0]}: the identifiers of '{ids.name}' are titles already; use ids that are codes"
         )
+
+
+def _in_words(task: str) -> bool:
+    """Whether a task's answers are more than identifiers."""
+    return any(each.answer != "{item}" for each in templates.every()[task])
 
 
 def _cases(task: str, data: Artifact, user_E: np.ndarray, end_E: np.ndarray) -> Cases:

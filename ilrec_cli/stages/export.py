@@ -83,7 +83,7 @@ def _prompts(run: Artifact) -> dict[str, Any]:
 
 def _source(config: Export) -> Source:
     data = _inputs.read_data(config)
-    path, kind = _inputs.find_model(config, config.run)
+    path, kind = _inputs.find_model(config, config.run, listed=("run",))
     if kind != "run":
         raise UserError(f"--run {config.run} is a collaborative model; export writes language models: see --run")
     found = artifacts.read(path, kind)

@@ -27,6 +27,7 @@ def run(config: Plan) -> dict[str, Any]:
     console = Console.of(config)
     task = tasks.decided(config, rewards=config.measure)
     settings: Any = task.settings
+    _, others = _plan.planned(task)
     opened = _backbones.equipped(_plan.open_shapes(task), settings, task.parents["ids"])
     examples = _plan.open_examples(task, opened)
     most = _plan.children(task, _models.catalogue(task.parents["ids"], opened.tokenizer))
@@ -42,7 +43,7 @@ def run(config: Plan) -> dict[str, Any]:
         "padded_tokens": found.padded, "supervised_tokens": found.supervised, "tokens_are_estimated": guessed,
         "micro_batches": [shape._asdict() for shape in found.shapes],
         "devices": settings.devices, "memory": _plan.described(needed.memory), "memory_total": needed.total,
-        "memory_with_reserve": with_reserve(needed.total), "device_memory": room, "fits": fits, "advice": None,
+        "memory_with_reserve": with_reserve(needed.total), "device_memory": room, "fits": fits, "advice": None, "phases_not_planned": others,
     }  # fmt: skip
     _show(result, settings, console)
     if fits is False:
@@ -83,6 +84,8 @@ def _show(result: dict[str, Any], settings: Plan, console: Console) -> None:
     rows += [["all tensors", f"{result['memory_total'] / GIB:.2f} GiB"]]
     rows += [["with a reserve", f"{result['memory_with_reserve'] / GIB:.2f} GiB"]]
     console.table(["kind", "memory"], rows)
+    if others := result["phases_not_planned"]:
+        console.say(f"\nOnly the fine-tuning that comes first is planned; not: {', '.join(others)}.")
     if result["fits"] is not None:
         verdict = "It fits" if result["fits"] else "It does NOT fit"
         console.say(f"\n{verdict}: a device has {result['device_memory'] / GIB:.1f} GiB.")

@@ -143,6 +143,18 @@ def test_what_is_not_here_is_not_fetched(world: Path, ilrec: Callable[..., Finis
     assert "cannot be planned" in quantised
 
 
+def test_methods_of_several_phases_are_planned_to_the_end_of_fine_tuning(
+    trained: Path, ilrec: Callable[..., Finished]
+) -> None:
+    common = ["plan", "--dataset", "toy", "--work", trained, "--method", "s-dpo"]
+    planned = ilrec(*common, "--json", "--hidden-size", "16", "--n-heads", "2")
+    assert planned.code == 0, planned.err
+    assert "Only the fine-tuning that comes first is planned; not: s_dpo." in planned.out
+    assert json.loads(planned.out.splitlines()[-1])["phases_not_planned"] == ["s_dpo"]
+    assert "what 's_dpo' does from a run (s_dpo) it cannot plan yet" in ilrec(*common, "--from", "sft").one_line()
+    assert "device_memory is 1e+300" in ilrec(*common, "--device-memory", "1e300").one_line()
+
+
 def test_guessed_tokens_are_words_and_signs() -> None:
     tokenizer = GuessedTokenizer(100, starts=True)
     assert len(tokenizer.encode("A user chose these items, the oldest first: ", add_special_tokens=False)) == 11

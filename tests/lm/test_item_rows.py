@@ -198,7 +198,12 @@ def test_gaps_and_odd_embeddings_are_refused() -> None:
     model.model.embed_tokens.register_forward_hook(lambda _, __, output: output * 2)
     with pytest.raises(UserError, match="more than a row"):
         item_rows.install(model, [5, 6])
-    with pytest.raises(UserError, match=r"adapters go on layers between.*--lora-targets"):
+    with pytest.raises(UserError, match=r"Adapters go on layers between.*--lora-targets"):
         adapters.add(llama(), Lora(r=2, alpha=2, dropout=0.0, targets=("lm_head",)), IDS, 0)
     with pytest.raises(UserError, match="LoRA: .*not found.*--lora-targets"):
         adapters.add(llama(), Lora(r=2, alpha=2, dropout=0.0, targets=("no_proj",)), IDS, 0)
+    with pytest.raises(UserError, match=r"no layer is called 'v_porj'; those of the others are q_proj$"):
+        adapters.add(llama(), Lora(r=2, alpha=2, dropout=0.0, targets=("q_proj", "v_porj")), IDS, 0)
+    with pytest.raises(UserError, match="all-linear stands alone"):
+        adapters.add(llama(), Lora(r=2, alpha=2, dropout=0.0, targets=("all-linear", "q_proj")), IDS, 0)
+    adapters.add(llama(), Lora(r=2, alpha=2, dropout=0.0, targets=("self_attn.q_proj", "v_proj")), IDS, 0)

@@ -272,6 +272,9 @@ def test_phases_follow_one_another_and_resume_anywhere_to_the_same_bits(tmp_path
 
 def test_resume_refuses_another_configuration_and_names_the_key(tmp_path: Path) -> None:
     run(a_job(tmp_path / "a", SETTINGS))
+    assert checkpoint.first_difference(
+        {"method": "ilrec", "options": {"alpha": 0.8}}, {"method": "sft", "options": {}}
+    ) == ("method", "sft", "ilrec"), "not its options"
     with pytest.raises(UserError, match="seed is 1, the checkpoint has 0"):
         run(a_job(tmp_path / "a", replace(SETTINGS, seed=1, resume=True)))
     with pytest.raises(UserError, match="there is no checkpoint"):

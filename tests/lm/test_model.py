@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from batches import VOCABULARY, a_batch, rewards_for
 from conftest import llama, qwen2, random_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm.model import Rewards, SupervisedLM, decoder
@@ -121,6 +122,47 @@ def test_gathered_logits_are_those_of_the_full_forward(name: str) -> None:
         torch.testing.assert_close(seen["inner"][place], inner, rtol=1e-5, atol=1e-5)
     expected = F.cross_entropy(full.logits[:, :-1].flatten(0, 1), labels_BS[:, 1:].flatten(), reduction="sum")
     torch.testing.assert_close(terms.ce, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_at_the_end_needs_no_mask(name: str) -> None:
+    """The supervised positions of a batch as with the mask that `transformers` is meant to be given."""
+    backbone = MODELS[name]()
+    batch, _, _ = a_batch()
+    assert not batch.mask_BS.all()
+    last_ND, inner_KND, _ = SupervisedLM(backbone, (1, 2)).hidden(batch)
+    masked = decoder(backbone)(input_ids=batch.input_BS, attention_mask=batch.mask_BS, output_hidden_states=True)
+    for found_ND, states in (
+        (last_ND, masked.last_hidden_state),
+        *zip(inner_KND, masked.hidden_states[1:3], strict=True),
+    ):
+        torch.testing.assert_close(found_ND, states.flatten(0, 1)[batch.position_N], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_a_pass_asks_for_no_value_of_its_own(chunk: int | None) -> None:
+    """What a GPU would have to be waited for: values as Python numbers, and shapes that depend on values.
+
+    `transformers` asks for one: whether several sequences are packed into a row.
+    """
+    asked: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, call: Any, types: Any, arguments: Any = (), more: Any = None) -> Any:
+            if call.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero"):
+                asked.append(str(call))
+            return call(*arguments, **(more or {}))
+
+    batch, _, _ = a_batch()
+    rewards = rewards_for(batch)
+    model = SupervisedLM(llama(), (1, 2)).train()
+    with Watch():
+        sum(pair[0] for pair in model(batch, LOSS, rewards, chunk).losses.values()).backward()
+    assert len(asked) == 1
+    with Watch():
+        int(batch.mask_BS.sum())
+        batch.input_BS[batch.mask_BS.bool()]
+    assert len(asked) > 1, "the watch sees what it is meant to see"
 
 
 @pytest.mark.parametrize("chunk", [0, 7])

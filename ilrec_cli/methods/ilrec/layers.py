@@ -29,6 +29,7 @@ def _offsets(spec: str, n_layers: int, seed: int) -> list[int]:
     kind, *numbers = spec.split(":")
     try:
         if kind == "consecutive" and len(numbers) == 1:
+            _refuse_outside(spec, [-int(numbers[0])], n_layers)  # before a list of a billion is made
             return _consecutive(int(numbers[0]))
         if kind == "random" and len(numbers) == 3:
             count, *bounds = map(int, numbers)
