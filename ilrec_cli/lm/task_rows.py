@@ -14,13 +14,16 @@ import numpy as np
 
 from ilrec_cli.errors import UserError
 from ilrec_cli.lm import templates
-from ilrec_cli.lm.examples import Batch, Catalogue
+from ilrec_cli.lm.examples import Batch, Catalogue, pad_token
 from ilrec_cli.lm.prompts import Format
 from ilrec_cli.lm.rows import Rows, Runs
 from ilrec_cli.lm.task_tokens import Chosen, Parts, Texts, Tokens, sizes_of, units_of
 from ilrec_cli.lm.tasks import REWARDED, Cases, Share, draw, draw_templates
 from ilrec_cli.lm.templates import Template
 
+Once = Callable[
+    [Callable[[], dict[str, np.ndarray]]], dict[str, np.ndarray]
+]  # such as `stages._processes.once_a_machine`
 STREAM = 8  # of the run's generators: which examples and templates an epoch has
 
 
@@ -64,10 +67,14 @@ class TaskRows:
     @classmethod
     def build(
         cls, tokenizer: Any, catalogue: Catalogue, texts: Texts, cases: Sequence[Cases], shares: Sequence[Share],
-        *, form: Format, max_length: int, seed: int,
+        *, form: Format, max_length: int, seed: int, once: Once | None = None,
     ) -> tuple[TaskRows, list[str]]:  # fmt: skip
-        """(examples of the first epoch, what was left out and why)."""
-        book = _book(Tokens(tokenizer, catalogue, texts, form), [each.task for each in cases])
+        """(examples of the first epoch, what was left out and why).
+
+        Tokens of templates and texts are arrays of a `Book`; `once` may get them from a process that has made them.
+        """
+        tokens = partial(Tokens, tokenizer, catalogue, texts, form)
+        book = _book(tokens, [each.task for each in cases], once, pad_token(tokenizer))
         notes, kept, fits = [], [], []
         for each in cases:
             has_CT, short_CT = _has_fields(book, each, texts), _is_short(book, each, max_length)
@@ -127,12 +134,23 @@ class TaskRows:
         return Rows(prompt, response, np.where(rewarded_K, node, -1), chosen.history, self.task_E[rows], book.pad)
 
 
-def _book(tokens: Tokens, names: Sequence[str]) -> Book:
+def _book(tokens: Callable[[], Tokens], names: Sequence[str], once: Once | None, pad: int) -> Book:
     found = tuple(template for name in names for template in templates.every()[name])
-    prompt, response = tokens.compile(found)
-    units, node = tokens.finish()
+
+    def make() -> dict[str, np.ndarray]:
+        made = tokens()
+        prompt, response = made.compile(found)
+        units, node = made.finish()
+        parts: dict[str, Any] = {"prompt": prompt, "response": response, "units": units}
+        return {"node": node} | {
+            f"{name}.{key}": each for name, part in parts.items() for key, each in part._asdict().items()
+        }
+
+    arrays = once(make) if once else make()
+    prompt, response = (Parts(*(arrays[f"{name}.{key}"] for key in Parts._fields)) for name in ("prompt", "response"))
+    units = Runs(*(arrays[f"units.{key}"] for key in Runs._fields))
     rewarded_T = np.array([REWARDED[template.task, template.form] for template in found])
-    return Book(found, prompt, response, units, node, rewarded_T, tokens.pad)
+    return Book(found, prompt, response, units, arrays["node"], rewarded_T, pad)
 
 
 def _has_fields(book: Book, cases: Cases, texts: Texts) -> np.ndarray:

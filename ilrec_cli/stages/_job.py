@@ -28,7 +28,7 @@ from ilrec_cli.lm.model import Rewards, SupervisedLM, final_norm
 from ilrec_cli.lm.phases import Material
 from ilrec_cli.lm.rank import Ranker
 from ilrec_cli.lm.sharding import Parallel
-from ilrec_cli.lm.task_rows import TaskRows
+from ilrec_cli.lm.task_rows import Once, TaskRows
 from ilrec_cli.methods._phase import Phase
 from ilrec_cli.metrics import ranking_metrics
 from ilrec_cli.ranking import Rankings
@@ -78,7 +78,8 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     phases = phases_of(task)
     rows, notes = None, list[str]()
     if any(phase.data == "next_item" for phase in phases) or settings.tasks == (candidates.TASK,):
-        rows, notes = make_rows(settings, data, items, opened.tokenizer)
+        once = partial(_processes.once_a_machine, accelerator=accelerator)
+        rows, notes = make_rows(settings, data, items, opened.tokenizer, once)
     choices = rows if isinstance(rows, CandidateExamples) else None
     max_history = data.json("card.json")["max_history"]
     for phase in phases:
@@ -209,14 +210,14 @@ def make_examples(settings: Train, data: Artifact, items: Catalogue, layout: Lay
 
 
 def make_rows(
-    settings: Train, data: Artifact, items: Catalogue, tokenizer: Any
+    settings: Train, data: Artifact, items: Catalogue, tokenizer: Any, once: Once | None = None
 ) -> tuple[TaskRows | CandidateExamples | None, list[str]]:
     """Examples of --tasks and what was left out; none where the run has the next-item task in one wording."""
     if not settings.tasks:
         return None, []
     if settings.tasks == (candidates.TASK,):
         return _candidate_job.make_examples(settings, data, items, tokenizer, _training_events(settings, data)), []
-    return _tasks.make_rows(settings, data, items, tokenizer, *_training_events(settings, data))
+    return _tasks.make_rows(settings, data, items, tokenizer, *_training_events(settings, data), once)
 
 
 def _training_events(settings: Train, data: Artifact) -> tuple[np.ndarray, np.ndarray]:

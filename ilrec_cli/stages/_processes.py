@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ilrec_cli import devices
@@ -44,6 +46,44 @@ def make_accelerator(settings: Train, folder: Path | None = None) -> Any:
             f"{world} processes were launched, accelerate sees {accelerator.num_processes}; check its configuration"
         )
     return accelerator
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def once_a_machine(make: Callable[[], Arrays], accelerator: Any) -> Arrays:
+    """Arrays that one process of every machine makes; the others map its files instead of holding copies.
+
+    The files (in TMPDIR) are gone when this returns; what is mapped stays. A `UserError` of one is that of all.
+    """
+    if accelerator.num_processes == 1:
+        return make()
+    from accelerate.utils import gather_object
+
+    makes = accelerator.local_process_index == 0
+    with tempfile.TemporaryDirectory() if makes else nullcontext("") as folder:
+        error = _kept(make, Path(folder)) if makes else None
+        told = gather_object([(folder, error)])
+        if error := next((error for _, error in told if error is not None), None):
+            raise error
+        made = Path(told[accelerator.process_index - accelerator.local_process_index][0])
+        arrays = {path.stem: _mapped(path) for path in sorted(made.glob("*.npy"))}
+        accelerator.wait_for_everyone()
+    return arrays
+
+
+def _kept(make: Callable[[], Arrays], folder: Path) -> UserError | None:
+    try:
+        for name, array in make().items():
+            np.save(folder / f"{name}.npy", array)
+    except UserError as error:
+        return error
+    return None
+
+
+def _mapped(path: Path) -> np.ndarray:
+    array = np.load(path, mmap_mode="r" if path.stat().st_size > 1024 else None)  # an empty array cannot be mapped
+    return np.asarray(array)  # an array of the usual class over the same memory
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ilrec_cli.lm import backbone, candidates, prompts, tasks, templates
 from ilrec_cli.lm.candidates import CandidateLayout
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.rows import Runs
-from ilrec_cli.lm.task_rows import TaskRows
+from ilrec_cli.lm.task_rows import Once, TaskRows
 from ilrec_cli.lm.task_tokens import Texts
 from ilrec_cli.lm.tasks import Cases
 from ilrec_cli.settings import Train
@@ -42,15 +42,16 @@ def decided(config: Train, data: Artifact, ids: Artifact) -> Train:
 
 
 def make_rows(
-    settings: Train, data: Artifact, items: Catalogue, tokenizer: Any, user_E: np.ndarray, end_E: np.ndarray
-) -> tuple[TaskRows, list[str]]:
+    settings: Train, data: Artifact, items: Catalogue, tokenizer: Any, user_E: np.ndarray, end_E: np.ndarray,
+    once: Once | None = None,
+) -> tuple[TaskRows, list[str]]:  # fmt: skip
     """(examples of the run's tasks, what was left out); `user` and `end` are the targets that are for training."""
     shares = tasks.parse(settings.tasks)
     texts = texts_of(data)
     cases = [_cases(share.task, data, user_E, end_E) for share in shares]
     return TaskRows.build(
         tokenizer, items, texts, cases, shares, form=prompts.chosen(tokenizer, as_chat=settings.chat),
-        max_length=settings.max_length, seed=settings.seed,
+        max_length=settings.max_length, seed=settings.seed, once=once,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from test_loop import SETTINGS, a_job, catalogue, run
 from test_rows import mixed_job
 
 from ilrec_cli import checkpoint
+from ilrec_cli.errors import UserError
 from ilrec_cli.lm.decode import beam_search
 from ilrec_cli.lm.examples import Examples
 from ilrec_cli.lm.loop import Job
@@ -27,6 +28,7 @@ from ilrec_cli.methods import _pairs, grpo, s_dpo
 from ilrec_cli.methods.grpo import data as grpo_data
 from ilrec_cli.methods.grpo.loss import make_loss as make_grpo
 from ilrec_cli.methods.s_dpo.loss import make_loss
+from ilrec_cli.stages import _processes
 
 TWENTY = replace(SETTINGS, epochs=5, micro_batch=5)
 
@@ -129,6 +131,32 @@ def decoding(folder: Path) -> None:
         assert not parallel.agree(False)
 
 
+def shared(folder: Path) -> None:
+    """Arrays that the first process makes for both; and what it cannot make."""
+    accelerator = a_job(folder / "shared", TWENTY).parallel.accelerator
+    rank = accelerator.process_index
+
+    def make() -> dict[str, np.ndarray]:
+        (folder / f"made-{rank}").touch()
+        return {"some.numbers": np.arange(5000), "none": np.zeros(0, dtype=bool), "grid": np.eye(3)}
+
+    def refuse() -> dict[str, np.ndarray]:
+        raise UserError("no text")
+
+    found = _processes.once_a_machine(make, accelerator)
+    assert sorted(found) == ["grid", "none", "some.numbers"]
+    assert (folder / "made-0").exists()
+    assert not (folder / "made-1").exists()
+    accelerator.wait_for_everyone()
+    assert all(np.array_equal(found[name], array) for name, array in make().items())
+    assert isinstance(found["some.numbers"].base, np.memmap)
+    assert not Path(str(found["some.numbers"].base.filename)).exists()
+    try:
+        _processes.once_a_machine(refuse, accelerator)
+    except UserError as error:
+        (folder / f"refused-{rank}").write_text(str(error))
+
+
 def prompt(size: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(size).integers(3, 16, size=(2, size)))
 
@@ -146,6 +174,7 @@ if __name__ == "__main__":
     mixed(target)
     other_modes(target)
     decoding(target)
+    shared(target)
     torch.distributed.barrier()
     (target / f"done-{os.environ['RANK']}").touch()
     torch.distributed.barrier()

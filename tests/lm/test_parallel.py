@@ -142,6 +142,10 @@ def test_responses_on_two_processes_make_the_updates_of_one(
         assert theirs["making_tokens"] == ours["making_tokens"]
 
 
+def test_processes_of_a_machine_share_arrays_and_refusals(together: Path) -> None:
+    assert [(together / f"refused-{rank}").read_text() for rank in (0, 1)] == ["no text"] * 2
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2-tied"])
 def test_sharded_decoding_is_decoding(together: Path, name: str) -> None:
     model = llama() if name == "llama" else qwen2(tie_word_embeddings=True)
@@ -158,7 +162,7 @@ def test_sharded_decoding_is_decoding(together: Path, name: str) -> None:
 
 SEPARATE = ["-o", "layer_head=separate", "-o", "lambda_cpd=0.3"]
 SHARDED = {
-    "full": ([], 1e-4),
+    "full": (["--tasks", "next_item,text_to_item"], 1e-4),
     "lora": (["--tuning", "lora", "--lora-dropout", "0", *SEPARATE], 1e-6),
     "lora-bfloat16": (["--tuning", "lora", "--lora-dropout", "0", "--dtype", "bfloat16", "--gradient-checkpointing",
                        *SEPARATE], 1e-3),
