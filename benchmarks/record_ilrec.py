@@ -22,6 +22,8 @@ from typing import Any
 
 from _common import RESULTS, ilrec, write
 
+from ilrec_cli.methods.ilrec import Config
+
 DATASET = "Instruments"
 EPOCHS = 5  # Table 5
 SETTINGS = ["--config", Path(__file__).parents[1] / "examples" / "tiny.yaml", "--dropout", 0, "--weight-decay", 0.01]
@@ -88,6 +90,9 @@ def record(cell: str, common: list[Any]) -> None:
         name, about = f"{setting}-{value.replace(':', '')}", {"sweep": setting, "value": value, "seed": 0}
         row, _, depth = setting.partition("-")
         options = ROWS[row] if depth else {setting: value}
+        if not depth and value == str({**vars(Config()), **chosen()}[setting]):
+            print(f"{cell} is ilrec-depth=4")
+            return
         more = ["--n-layers", value] if depth else []
     if not (RESULTS / f"ilrec-{name}.json").exists():
         epochs = HALF if "sweep" in about else EPOCHS
