@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from _common import RESULTS, markdown
+from scipy import stats
 
 from ilrec_cli import significance
 from ilrec_cli.metrics import ranking_metrics
@@ -36,6 +37,10 @@ def tables() -> dict[str, str]:
             ["row", "seeds", *SHOWN, "valid ndcg@10", *(f"{name} - SFT [95 %], p" for name in COMPARED), "training"],
             [_row(ROWS[row], cells_, rows["sft"]) for row, cells_ in rows.items() if cells_],
         )
+        seeds = [_seed_row(ROWS[row], cells_, rows["sft"], rows["ilrec"]) for row, cells_ in rows.items() if cells_]
+        head = ["row", "ndcg@10 - SFT, seed by seed", "mean ± 95 % (seeds)", "ndcg@10 - ILRec, same seeds [95 %], p"]
+        if len(seeds) > 1:
+            found["ilrec_seeds"] = markdown(head, seeds[1:])
     if sweeps:
         found["ilrec_sweeps"] = _sweep_table(sweeps)
     return found
@@ -64,6 +69,19 @@ def _row(name: str, cells: list[dict[str, Any]], base: list[dict[str, Any]]) -> 
     seconds = statistics.median(cell["train"]["seconds"] for cell in cells)
     differences = _differences(None if cells is base else gap(cells, base))
     return [name, str(len(cells)), *metrics, valid, *differences, f"{seconds / 60:.0f} min"]
+
+
+def _seed_row(
+    name: str, cells: list[dict[str, Any]], base: list[dict[str, Any]], ilrec: list[dict[str, Any]]
+) -> list[str]:
+    """Differences with the seed as the unit (Student's t), and what a row without a part of ILRec is beside ILRec."""
+    of_sft = {cell["seed"]: cell["test"]["ndcg@10"] for cell in base}
+    each = [cell["test"]["ndcg@10"] - of_sft[cell["seed"]] for cell in cells if cell["seed"] in of_sft]
+    mean = f"{statistics.mean(each):+.4f}" if each else "-"
+    if len(each) > 1:
+        mean += f" ± {stats.t.ppf(0.975, len(each) - 1) * statistics.stdev(each) / len(each) ** 0.5:.4f}"
+    beside = _differences(None if cells is ilrec or not ilrec else gap(cells, ilrec))
+    return [name, ", ".join(f"{value:+.4f}" for value in each), mean, beside[COMPARED.index("ndcg@10")]]
 
 
 def _differences(found: significance.Difference | None) -> list[str]:

@@ -169,7 +169,7 @@ class ItemTrie:
         offset_N1 = row_N[:, None] * cumulative.shape[1]
         mass_NC = cumulative.take(offset_N1 + edge_NE).diff(dim=1).clamp_(min=0.0)
         node_mass_N = (cumulative.take(offset_N1 + stop_N1) - cumulative.take(offset_N1 + start_N1)).squeeze(1)
-        # Waits for the device: how many there are decides shapes. Once in a batch, for its rewards.
+        # Waits for the device: how many there are decides shapes, here and in the sums.
         light = ((node_mass_N <= HEAVY_PREFIX * cumulative[row_N, -1]) & inner_N1.squeeze(1)).nonzero().squeeze(1)
         if len(light):
             mass_NC[light] = self._exact_mass(child_NC[light], real_NC[light], row_N[light], prob_RI)

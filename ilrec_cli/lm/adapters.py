@@ -52,13 +52,15 @@ def add(model: Any, lora: Lora, ids: list[int], seed: int) -> Any:
     except ValueError as error:
         raise UserError(f"LoRA: {' '.join(str(error).split())[:200]}; set --lora-targets") from error
     if targets != ALL_LINEAR:
-        _refuse_unknown(lora.targets, adapted.targeted_module_names)
+        # Experts' names are not among them any more: PEFT adapts those as parameters.
+        left = set(adapted.peft_config["default"].target_modules or ())
+        _refuse_unknown([target for target in lora.targets if target in left], adapted.targeted_module_names)
     if ids:
         item_rows.install(model, ids)
     return adapted
 
 
-def _refuse_unknown(targets: tuple[str, ...], adapted: list[str]) -> None:
+def _refuse_unknown(targets: list[str], adapted: list[str]) -> None:
     """PEFT passes over a name without a layer as long as another one has some."""
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in adapted):

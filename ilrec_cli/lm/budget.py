@@ -161,7 +161,10 @@ def _one_sequence_a_row() -> Iterator[None]:
     from transformers import masking_utils
 
     name = "find_packed_sequence_indices"
-    before = getattr(masking_utils, name)
+    before = getattr(masking_utils, name, None)
+    if before is None:  # another version: at worst the plan counts a mask
+        yield
+        return
     setattr(masking_utils, name, lambda position_ids: None)
     try:
         yield

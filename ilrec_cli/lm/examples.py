@@ -248,7 +248,7 @@ def start_tokens(tokenizer: Any) -> list[int]:
 
 
 def pad_token(tokenizer: Any) -> int:
-    """Any id will do: padding is masked, and labels come from lengths."""
+    """Any id will do: padding stands behind all that is supervised (before prompts it is masked); labels come from lengths."""
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 

@@ -195,7 +195,7 @@ class SupervisedLM(nn.Module):
 
     @torch.no_grad()
     def check_phi(self) -> None:
-        """Refuse an architecture whose own logits are not phi of its last hidden state."""
+        """Refuse an architecture whose own logits are not phi of its last hidden state, or that sees later tokens."""
         model = causal_lm(self.backbone)
         was_training = model.training
         model.eval()
@@ -204,6 +204,7 @@ class SupervisedLM(nn.Module):
         last = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
         if self.scope_V is not None:
             expected = expected.index_select(-1, self.scope_V)
+        other = decoder(model)(input_ids=ids[:, [0, 1, 2, 0]], use_cache=False).last_hidden_state
         found = self.phi(last.flatten(0, 1), last.new_zeros(0))[0].view_as(expected)
         model.train(was_training)
         scale = expected.abs().max().clamp(min=1e-3)
@@ -211,6 +212,10 @@ class SupervisedLM(nn.Module):
             raise UserError(
                 f"backbone {type(model).__name__}: its logits are not its head's product with the last hidden state; "
                 "use a Llama, Qwen, Mistral, Gemma, Phi or similar model"
+            )
+        if (last - other)[:, :-1].abs().max() > 0.02 * last.abs().max():
+            raise UserError(
+                f"backbone {type(model).__name__}: its tokens see those behind them; a causal model is needed"
             )
 
 

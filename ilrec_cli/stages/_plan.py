@@ -148,8 +148,9 @@ def planned(task: Task) -> tuple[Phase, list[str]]:
     found = [phase for phase in phases if phase.data == "next_item"]
     if not found:
         names = ", ".join(phase.name for phase in phases)
+        start = "; with --from that is left out" if "from" in task.parents else ""
         raise UserError(
-            f"ilrec plan knows fine-tuning on items; what '{task.settings.method}' does from a run ({names}) it cannot plan yet"
+            f"ilrec plan covers fine-tuning on items only{start}, and {names} is all of '{task.settings.method}'"
         )
     return found[0], [phase.name for phase in phases if phase is not found[0]]
 

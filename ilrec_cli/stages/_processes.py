@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from ilrec_cli import devices
 from ilrec_cli.errors import UserError
 from ilrec_cli.settings import Train
 
+PATIENCE = timedelta(
+    days=1
+)  # one process may be busy for long while the others wait; torch would give up after minutes
 # What `accelerate launch` sets for modes that were never tested here: silently training in another one would be worse.
 REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed is not supported (untested)",
@@ -32,6 +36,7 @@ def make_accelerator(settings: Train, folder: Path | None = None) -> Any:
     `folder` is where local trackers write.
     """
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     _refuse_modes()
     device = devices.resolve(settings.device)
@@ -39,7 +44,10 @@ def make_accelerator(settings: Train, folder: Path | None = None) -> Any:
     if device.index is not None:
         torch.cuda.set_device(device)  # accelerate takes the current one
     track = _available(settings.track)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", log_with=track, project_dir=folder)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu", mixed_precision="no", log_with=track, project_dir=folder,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )  # fmt: skip
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != world:
         raise UserError(
@@ -54,15 +62,25 @@ Arrays = dict[str, np.ndarray]
 def once_a_machine(make: Callable[[], Arrays], accelerator: Any) -> Arrays:
     """Arrays that one process of every machine makes; the others map its files instead of holding copies.
 
-    The files (in TMPDIR) are gone when this returns; what is mapped stays. A `UserError` of one is that of all.
+    The files lie in TMPDIR; their names are gone when this returns, their space when the processes end. What one of them
+    cannot do is raised in all.
     """
     if accelerator.num_processes == 1:
         return make()
     from accelerate.utils import gather_object
 
-    makes = accelerator.local_process_index == 0
-    with tempfile.TemporaryDirectory() if makes else nullcontext("") as folder:
-        error = _kept(make, Path(folder)) if makes else None
+    with ExitStack() as stack:
+        folder, error = "", None  # type: str, Exception | None
+        if accelerator.local_process_index == 0:
+            try:
+                # NFS keeps what is mapped under another name in the folder until the end.
+                folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+                for name, array in make().items():
+                    np.save(Path(folder) / f"{name}.npy", array)
+            except OSError as problem:
+                error = UserError(f"tokens for the other processes: {problem}. Set TMPDIR to a folder with room")
+            except Exception as problem:  # the others would wait for ever
+                error = problem
         told = gather_object([(folder, error)])
         if error := next((error for _, error in told if error is not None), None):
             raise error
@@ -72,18 +90,9 @@ def once_a_machine(make: Callable[[], Arrays], accelerator: Any) -> Arrays:
     return arrays
 
 
-def _kept(make: Callable[[], Arrays], folder: Path) -> UserError | None:
-    try:
-        for name, array in make().items():
-            np.save(folder / f"{name}.npy", array)
-    except UserError as error:
-        return error
-    return None
-
-
 def _mapped(path: Path) -> np.ndarray:
-    array = np.load(path, mmap_mode="r" if path.stat().st_size > 1024 else None)  # an empty array cannot be mapped
-    return np.asarray(array)  # an array of the usual class over the same memory
+    # Small ones are read: an empty one cannot be mapped. `asarray`: an array of the usual class over the same memory.
+    return np.asarray(np.load(path, mmap_mode="r" if path.stat().st_size > 4096 else None))
 
 
 @contextmanager

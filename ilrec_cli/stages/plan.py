@@ -85,7 +85,7 @@ def _show(result: dict[str, Any], settings: Plan, console: Console) -> None:
     rows += [["with a reserve", f"{result['memory_with_reserve'] / GIB:.2f} GiB"]]
     console.table(["kind", "memory"], rows)
     if others := result["phases_not_planned"]:
-        console.say(f"\nOnly the fine-tuning that comes first is planned; not: {', '.join(others)}.")
+        console.say(f"\nThis is the fine-tuning that comes first. Not planned: {', '.join(others)}.")
     if result["fits"] is not None:
         verdict = "It fits" if result["fits"] else "It does NOT fit"
         console.say(f"\n{verdict}: a device has {result['device_memory'] / GIB:.1f} GiB.")

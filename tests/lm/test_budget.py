@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,20 @@ def test_methods_of_several_phases_are_planned_to_the_end_of_fine_tuning(
     common = ["plan", "--dataset", "toy", "--work", trained, "--method", "s-dpo"]
     planned = ilrec(*common, "--json", "--hidden-size", "16", "--n-heads", "2")
     assert planned.code == 0, planned.err
-    assert "Only the fine-tuning that comes first is planned; not: s_dpo." in planned.out
+    assert "This is the fine-tuning that comes first. Not planned: s_dpo." in planned.out
     assert json.loads(planned.out.splitlines()[-1])["phases_not_planned"] == ["s_dpo"]
-    assert "what 's_dpo' does from a run (s_dpo) it cannot plan yet" in ilrec(*common, "--from", "sft").one_line()
+    assert "with --from that is left out, and s_dpo is all of 's_dpo'" in ilrec(*common, "--from", "sft").one_line()
     assert "device_memory is 1e+300" in ilrec(*common, "--device-memory", "1e300").one_line()
+
+
+def test_what_changes_the_result_is_proposed_last() -> None:
+    settings = Plan(dataset="toy", backbone="some/model", devices=2, batch_size=8)
+    tried = list(_plan.smaller(settings, positions=100))
+    first = {name: next(place for place, each in enumerate(tried) if getattr(each, name) == value)
+             for name, value in {"micro_batch": 1, "shard": True, "dtype": "bfloat16", "tuning": "lora"}.items()}  # fmt: skip
+    assert list(first.values()) == sorted(first.values())
+    goes_on = _plan.smaller(replace(settings, from_="a-run"), positions=100)
+    assert {each.tuning for each in goes_on} == {"full"}
 
 
 def test_guessed_tokens_are_words_and_signs() -> None:

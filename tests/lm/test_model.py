@@ -145,24 +145,82 @@ def test_a_pass_asks_for_no_value_of_its_own(chunk: int | None) -> None:
 
     `transformers` asks for one: whether several sequences are packed into a row.
     """
-    asked: list[str] = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, call: Any, types: Any, arguments: Any = (), more: Any = None) -> Any:
-            if call.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero"):
-                asked.append(str(call))
-            return call(*arguments, **(more or {}))
-
     batch, _, _ = a_batch()
     rewards = rewards_for(batch)
     model = SupervisedLM(llama(), (1, 2)).train()
-    with Watch():
+    with Watch() as pass_:
         sum(pair[0] for pair in model(batch, LOSS, rewards, chunk).losses.values()).backward()
-    assert len(asked) == 1
-    with Watch():
-        int(batch.mask_BS.sum())
-        batch.input_BS[batch.mask_BS.bool()]
-    assert len(asked) > 1, "the watch sees what it is meant to see"
+    assert len(pass_.asked) == 1
+
+
+class Watch(TorchDispatchMode):
+    """Collects the calls whose result, or its shape, a device must be asked for."""
+
+    NAMES = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "is_nonzero",
+        "equal",
+        "repeat_interleave",
+        "_unique2",
+        "bincount",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_dispatch__(self, call: Any, types: Any, arguments: Any = (), more: Any = None) -> Any:
+        name = call.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool
+            for part in arguments if isinstance(part, list | tuple) for index in part
+        )  # fmt: skip
+        if name in self.NAMES or by_mask:
+            self.asked.append(name)
+        return call(*arguments, **(more or {}))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda x: int(x.sum()),
+        lambda x: x[x > 0],
+        lambda x: x.index_put((x > 0,), torch.zeros(())),
+        lambda x: x.nonzero(),
+        lambda x: torch.masked_select(x, x > 0),
+        lambda x: x.unique(),
+        lambda x: bool((x > 0).all()),
+        lambda x: torch.equal(x, x + 1),
+        lambda x: x.repeat_interleave((x > 0).long()),
+    ],
+)
+def test_the_watch_sees_what_it_is_meant_to_see(ask: Any) -> None:
+    with Watch() as watch:
+        ask(torch.arange(3.0))
+    assert watch.asked
+
+
+def test_a_pass_has_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one, kernels for causal attention are not taken."""
+    batch, _, _ = a_batch()
+    model = SupervisedLM(llama(), (1, 2))
+    given: dict[str, Any] = {}
+    decoder(model.backbone).register_forward_pre_hook(lambda _, __, more: given.update(more), with_kwargs=True)
+    model.hidden(batch)
+    assert given.get("attention_mask") is None
+    assert torch.equal(given["input_ids"], batch.input_BS)
+
+
+def test_a_backbone_that_sees_later_tokens_is_refused() -> None:
+    backbone = llama()
+    SupervisedLM(backbone, ()).check_phi()
+    backbone.config.is_causal = False
+    for block in backbone.model.layers:
+        block.self_attn.is_causal = False
+    with pytest.raises(UserError, match="a causal model is needed"):
+        SupervisedLM(backbone, ()).check_phi()
 
 
 @pytest.mark.parametrize("chunk", [0, 7])

@@ -76,6 +76,17 @@ def test_what_is_not_finite_is_skipped_on_the_device(tmp_path: Path) -> None:
         asked()
 
 
+def test_a_term_without_weight_may_be_infinite(tmp_path: Path) -> None:
+    job = a_job(tmp_path / "a", replace(SETTINGS, max_steps=2))
+
+    def with_another(*arguments: Any, **named: Any) -> Terms:
+        terms = job.loss(*arguments, **named)
+        return Terms({**terms.losses, "cpd": (terms.ce.detach() * torch.inf, terms.losses["ce"][1])}, terms.stats)
+
+    _, progress = run(replace(job, loss=with_another, weights={**job.weights, "cpd": 0.0}))
+    assert progress.step == 2
+
+
 def _scaled(terms: Terms, scale: float) -> Terms:
     return Terms({name: (value * scale, count) for name, (value, count) in terms.losses.items()}, terms.stats)
 

@@ -138,7 +138,7 @@ def collaborative_loss(
     Soft labels: softmax over H = V_N and y of r_v, constant. Negatives that continue no item are left out of H, or
     kept with r_v = 0 (`crr_scope = all`).
     """
-    if token_NC is None or reward_NC is None:  # of the labels nothing is wanted, of the pass the logsumexp
+    if token_NC is None or reward_NC is None:  # no loss; the pass is for the logsumexp alone
         target_N1 = target_N[:, None]
         nothing_N, log_total_N1 = soft_cross_entropy(final_NV.detach(), target_N1, final_NV.new_zeros(len(target_N), 1))
         return nothing_N, final_NV.new_zeros(()), log_total_N1
