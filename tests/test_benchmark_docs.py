@@ -69,6 +69,24 @@ def test_sweeps_are_compared_with_sft_of_their_own_depth(tmp_path: Path, monkeyp
     assert min(below[0], above[0]) > 0.02
 
 
+def test_rows_are_compared_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made figures: differences of 0.05 and 0.1, whose t interval of one degree of freedom is 12.706 x 0.025."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    tables = importlib.import_module("ilrec_tables")
+    rare, often = np.where(np.arange(400) % 4, -1, 0), np.where(np.arange(400) % 2, -1, 0)
+    cells = {
+        name: [{**_cell("", "", rank_E), "seed": seed, "test": {"ndcg@10": value}} for seed, value in figures]
+        for name, rank_E, figures in (
+            ("sft", rare, [(0, 0.1), (1, 0.2), (2, 0.9)]), ("ilrec", often, [(1, 0.3), (0, 0.15)]), ("other", rare, [(1, 0.2)]),
+        )
+    }  # fmt: skip
+    row = tables._seed_row("ILRec", cells["ilrec"], cells["sft"], cells["ilrec"])
+    assert row == ["ILRec", "+0.1000, +0.0500", "+0.0750 ± 0.3177", "-"]
+    other = tables._seed_row("other", cells["other"], cells["sft"], cells["ilrec"])
+    assert other[:3] == ["other", "+0.0000", "+0.0000"]
+    assert other[3].startswith("-0.2500 [-0.")
+
+
 def _cell(sweep: str, value: str, rank_E: np.ndarray) -> dict[str, Any]:
     ranks = base64.b64encode(zlib.compress(rank_E.astype(np.int8).tobytes())).decode()
     return {"sweep": sweep, "value": value, "seed": 0, "ranks": ranks}
