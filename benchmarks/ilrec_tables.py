@@ -37,10 +37,11 @@ def tables() -> dict[str, str]:
             ["row", "seeds", *SHOWN, "valid ndcg@10", *(f"{name} - SFT [95 %], p" for name in COMPARED), "training"],
             [_row(ROWS[row], cells_, rows["sft"]) for row, cells_ in rows.items() if cells_],
         )
-        seeds = [_seed_row(ROWS[row], cells_, rows["sft"], rows["ilrec"]) for row, cells_ in rows.items() if cells_]
+        others = {row: cells_ for row, cells_ in rows.items() if cells_ and row != "sft"}
+        seeds = [_seed_row(ROWS[row], cells_, rows["sft"], rows["ilrec"]) for row, cells_ in others.items()]
         head = ["row", "ndcg@10 - SFT, seed by seed", "mean ± 95 % (seeds)", "ndcg@10 - ILRec, same seeds [95 %], p"]
-        if len(seeds) > 1:
-            found["ilrec_seeds"] = markdown(head, seeds[1:])
+        if seeds:
+            found["ilrec_seeds"] = markdown(head, seeds)
     if sweeps:
         found["ilrec_sweeps"] = _sweep_table(sweeps)
     return found

@@ -157,9 +157,8 @@ def first_difference(then: dict[str, Any], identity: dict[str, Any]) -> tuple[st
     """(setting, its value in `identity`, in `then`) of the first one that differs; an empty name where none does."""
     then, identity = _flat(then), _flat(identity)
     then.setdefault("wording", identity.get("wording"))  # runs from before it was kept can go on
-    every = sorted(
-        then.keys() | identity.keys(), key=lambda key: (key != "method", key)
-    )  # options depend on the method
+    # Options depend on the method.
+    every = sorted(then.keys() | identity.keys(), key=lambda key: (key != "method", key))
     keys = (key for key in every if then.get(key) != identity.get(key))
     key = next(keys, "")
     return key, identity.get(key), then.get(key)

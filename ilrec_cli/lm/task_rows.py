@@ -21,9 +21,8 @@ from ilrec_cli.lm.task_tokens import Chosen, Parts, Texts, Tokens, sizes_of, uni
 from ilrec_cli.lm.tasks import REWARDED, Cases, Share, draw, draw_templates
 from ilrec_cli.lm.templates import Template
 
-Once = Callable[
-    [Callable[[], dict[str, np.ndarray]]], dict[str, np.ndarray]
-]  # such as `stages._processes.once_a_machine`
+Arrays = dict[str, np.ndarray]
+Once = Callable[[Callable[[], Arrays]], Arrays]  # such as `stages._processes.once_a_machine`
 STREAM = 8  # of the run's generators: which examples and templates an epoch has
 
 
@@ -137,7 +136,7 @@ class TaskRows:
 def _book(tokens: Callable[[], Tokens], names: Sequence[str], once: Once | None, pad: int) -> Book:
     found = tuple(template for name in names for template in templates.every()[name])
 
-    def make() -> dict[str, np.ndarray]:
+    def make() -> Arrays:
         made = tokens()
         prompt, response = made.compile(found)
         units, node = made.finish()

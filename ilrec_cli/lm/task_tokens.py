@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ilrec_cli.lm import prompts
-from ilrec_cli.lm.examples import Catalogue, pad_token, start_tokens
+from ilrec_cli.lm.examples import Catalogue, start_tokens
 from ilrec_cli.lm.prompts import Format
 from ilrec_cli.lm.rows import Runs
 from ilrec_cli.lm.templates import Template
@@ -58,7 +58,7 @@ class Tokens:
     """Units of a tokenizer's, and templates over them."""
 
     def __init__(self, tokenizer: Any, catalogue: Catalogue, texts: Texts, form: Format):
-        self.tokenizer, self.form, self.pad = tokenizer, form, pad_token(tokenizer)
+        self.tokenizer, self.form = tokenizer, form
         self._flat: list[np.ndarray] = []
         self._node: list[np.ndarray] = []
         self._start: list[np.ndarray] = []

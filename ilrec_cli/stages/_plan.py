@@ -181,7 +181,7 @@ def estimate(task: Task, found: Traffic) -> Estimate:
 
 
 def smaller(settings: Plan, positions: int) -> Iterator[Plan]:
-    """Settings that take less and less memory: first what costs nothing, then time, last what changes the result (precision, adapters)."""
+    """Settings that take less and less memory: what costs nothing, what costs time, what changes the result."""
     if positions > 64 and not 0 < (settings.loss_chunk or 0) <= 64:
         settings = replace(settings, loss_chunk=64)
         yield settings

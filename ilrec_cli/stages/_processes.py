@@ -18,9 +18,8 @@ from ilrec_cli import devices
 from ilrec_cli.errors import UserError
 from ilrec_cli.settings import Train
 
-PATIENCE = timedelta(
-    days=1
-)  # one process may be busy for long while the others wait; torch would give up after minutes
+# One process may make data for long while the others wait; NCCL would give up after ten minutes. No longer: a hang must end.
+PATIENCE = timedelta(hours=1)
 # What `accelerate launch` sets for modes that were never tested here: silently training in another one would be worse.
 REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed is not supported (untested)",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 
 from ilrec_cli import devices
 from ilrec_cli.errors import UserError
-from ilrec_cli.stages._processes import PATIENCE
+
+PATIENCE = timedelta(days=1)  # a process that is done waits for the slowest; torch would give up after minutes
 
 
 @dataclass(frozen=True)

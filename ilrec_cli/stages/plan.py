@@ -43,7 +43,8 @@ def run(config: Plan) -> dict[str, Any]:
         "padded_tokens": found.padded, "supervised_tokens": found.supervised, "tokens_are_estimated": guessed,
         "micro_batches": [shape._asdict() for shape in found.shapes],
         "devices": settings.devices, "memory": _plan.described(needed.memory), "memory_total": needed.total,
-        "memory_with_reserve": with_reserve(needed.total), "device_memory": room, "fits": fits, "advice": None, "phases_not_planned": others,
+        "memory_with_reserve": with_reserve(needed.total), "device_memory": room, "fits": fits, "advice": None,
+        "phases_not_planned": others,
     }  # fmt: skip
     _show(result, settings, console)
     if fits is False:
