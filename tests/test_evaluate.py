@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Finished
+from processes import in_two
 
 from ilrec_cli import artifacts, cli
 from ilrec_cli.metrics import ranking_metrics
@@ -111,19 +108,8 @@ def test_two_processes_give_the_same_bytes(own: Path, ilrec: Run, small: list[st
     assert ilrec(*arguments).code == 0
     folders = [folder_of(own), folder_of(own, "sasrec", "cf", "test-full")]
     alone = [files(folder) for folder in folders]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     code = "from ilrec_cli.stages import _chunks; _chunks.CHUNK = 16\nfrom ilrec_cli.cli import main; main()"
-    launched = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"},
-        ) for rank in range(2)
-    ]  # fmt: skip
-    out = [process.communicate(timeout=120)[0] for process in launched]
-    assert [process.returncode for process in launched] == [0, 0]
+    out = in_two(code, *arguments)
     assert "hit@10" in out[0]
     assert out[1] == "", "only the first process speaks"
     assert [files(folder) for folder in folders] == alone

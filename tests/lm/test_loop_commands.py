@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import TINY_LM, Finished
+from processes import LIMIT
 
 from ilrec_cli import artifacts, cli
 from ilrec_cli.json_log import read_log
@@ -39,7 +40,7 @@ def start(world: Path, name: str, *more: str) -> subprocess.Popen[str]:
 
 def kill_at(process: subprocess.Popen[str], log: Path, step: int) -> None:
     """SIGKILL as soon as the log has reached a step."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LIMIT
     while process.poll() is None and time.monotonic() < deadline:
         if any(row["step"] >= step for row in read_log(log)):
             process.kill()
@@ -51,12 +52,12 @@ def kill_at(process: subprocess.Popen[str], log: Path, step: int) -> None:
 
 def test_killed_and_resumed_by_the_commands_ends_with_the_same_digest(own_world: Path) -> None:
     straight = start(own_world, "straight")
-    output, _ = straight.communicate(timeout=180)
+    output, _ = straight.communicate(timeout=LIMIT)
     assert straight.returncode == 0, output
     log = own_world / "toy" / "runs" / "killed" / "train" / "log.jsonl"
     kill_at(start(own_world, "killed"), log, 8)
     last = start(own_world, "killed", "--resume")
-    output, _ = last.communicate(timeout=180)
+    output, _ = last.communicate(timeout=LIMIT)
     assert last.returncode == 0, output
     assert "Resuming after step" in output
     one, two = (artifacts.read(own_world / "toy" / "runs" / name / "train", "run") for name in ("straight", "killed"))

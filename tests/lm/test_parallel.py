@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import TINY_LM, llama, qwen2
 from parallel_worker import TWENTY, pair_job, prompt, rollout_job
+from processes import LIMIT
 from safetensors.torch import load_file
 from test_backbone import saved_base
 from test_loop import a_job, catalogue, run
@@ -36,7 +37,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                str(Path(__file__).with_name("parallel_worker.py")), str(folder)]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)}
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=LIMIT, check=False)
     # Judged by what the processes wrote: gloo rarely aborts at exit, after all work is done.
     assert (folder / "done-0").exists(), done.stderr[-5000:]
     assert (folder / "done-1").exists(), done.stderr[-5000:]
@@ -185,7 +186,7 @@ def test_two_sharded_processes_by_the_command(own_world: Path, tmp_path: Path, m
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ilrec_cli",
                *common, "--name", "shards", "--shard"]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS[2]}
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=LIMIT, check=False)
     train = own_world / "toy" / "runs" / "shards" / "train"
     assert (train / "manifest.json").is_file(), done.stderr[-3000:]
     saved = sorted(path.relative_to(train) for path in train.rglob("*.safetensors"))
