@@ -6,8 +6,8 @@ One JSON per cell (row and seed) with the metrics and every test user's rank, so
 computed from the results alone. A cell whose file is there is skipped, a training that was stopped is resumed: cells can be
 added over time, and two calls with different --cells can run side by side. First `tune`: a coordinate search over the
 paper's ranges, one seed, half the epochs, judged by validation; its best setting is what all rows of Table 3 start from.
-Cells of SWEEPS and DEPTHS (one seed, half the epochs) say what a difference to SFT depends on: `alpha=0.1`, `sft-depth=8`;
-`sft-depth=4` and `ilrec-depth=4` are what they are compared with.
+Cells of SWEEPS and DEPTHS (one seed, half the epochs) say what a difference to SFT depends on: `alpha=0.1`, `sft-depth=8`.
+They are compared with `sft-depth=4`, which has two more seeds (`sft-depth=4@1`), and so has `ilrec-depth=4`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from _common import RESULTS, ilrec, write
 
+from ilrec_cli.json_log import read_log
 from ilrec_cli.methods.ilrec import Config
 
 DATASET = "Instruments"
@@ -56,7 +57,9 @@ CELLS = (
     *(f"{row}:{seed}" for seed in (1, 2) for row in SEVERAL),
     *(f"{setting}={value}" for setting, values in SWEEPS.items() for value in values),
     *(f"{row}-depth={depth}" for depth in DEPTHS for row in ("sft", "ilrec")),
+    *(f"{row}-depth={DEPTHS[0]}@{seed}" for seed in (1, 2) for row in ("sft", "ilrec")),
 )
+GENERAL = ("step", "epoch", "seconds", "lr", "grad_norm")  # logged of every method
 # Tried one after the other, each from the best so far; at most ten runs with the default.
 RANGES = (("beta", (0.2,)), ("lambda_cpd", (0.1,)), ("alpha", (0.5,)))
 
@@ -81,13 +84,15 @@ def main() -> None:
 
 
 def record(cell: str, common: list[Any]) -> None:
-    """One cell's JSON, unless it is there: `row:seed`, `setting=value` or `row-depth=layers`."""
+    """One cell's JSON, unless it is there: `row:seed`, `setting=value` or `row-depth=layers`, the latter also `@seed`."""
     if "=" not in cell:
         row, _, seed = cell.partition(":")
         name, options, more, about = f"{row}-s{seed}", ROWS[row], [], {"row": row, "seed": int(seed)}
     else:
-        setting, _, value = cell.partition("=")
-        name, about = f"{setting}-{value.replace(':', '')}", {"sweep": setting, "value": value, "seed": 0}
+        setting, _, rest = cell.partition("=")
+        value, _, seed = rest.partition("@")
+        name = f"{setting}-{value.replace(':', '')}" + f"-s{seed}" * bool(seed)
+        about = {"sweep": setting, "value": value, "seed": int(seed or 0)}
         row, _, depth = setting.partition("-")
         options = ROWS[row] if depth else {setting: value}
         if not depth and value == str({**vars(Config()), **chosen()}[setting]):
@@ -155,7 +160,14 @@ def trained(
     if evaluated:
         found = ilrec("evaluate", *common, "--run", name)
         result |= {"events": found["events"], "test": found["metrics"][name], "ranks": ranks(name, common)}
+        result |= {"statistics": statistics(name, common)}
     return result
+
+
+def statistics(name: str, common: list[Any]) -> dict[str, float]:
+    """What the method logged last (docs/method.md), means over the last steps; nothing of SFT."""
+    log = [row for row in read_log(run_folder(name, common) / "train" / "log.jsonl") if "negatives" in row]
+    return {key: value for key, value in log[-1].items() if key not in GENERAL} if log else {}
 
 
 def ranks(name: str, common: list[Any]) -> str:

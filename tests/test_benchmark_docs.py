@@ -58,7 +58,8 @@ def test_sweeps_are_compared_with_sft_of_their_own_depth(tmp_path: Path, monkeyp
     rare, often = np.where(np.arange(400) % 4, -1, 0), np.where(np.arange(400) % 2, -1, 0)
     sweeps = [_cell("sft-depth", "4", rare), _cell("ilrec-depth", "4", often), _cell("sft-depth", "8", often),
               _cell("ilrec-depth", "8", often), _cell("beta", "0.5", rare), _cell("beta", "0.01", often)]  # fmt: skip
-    gaps = {(cell["sweep"], cell["value"]): tables.sweep_gap(cell, sweeps) for cell in sweeps}
+    points = [(cell["sweep"], cell["value"]) for cell in sweeps]
+    gaps = {point: tables.sweep_gap(*point, sweeps) for point in points}
     assert gaps["sft-depth", "8"] is None
     assert gaps["ilrec-depth", "4"].mean_C.tolist() == pytest.approx([0.25, 0.25])
     assert gaps["ilrec-depth", "8"].mean_C.tolist() == [0, 0]
@@ -67,6 +68,9 @@ def test_sweeps_are_compared_with_sft_of_their_own_depth(tmp_path: Path, monkeyp
     assert values == ["0.01", "0.1", "0.5"]
     assert middle == pytest.approx([0.25, 0.25, 0])
     assert min(below[0], above[0]) > 0.02
+    more = [*sweeps, {**_cell("sft-depth", "4", often), "seed": 1}]
+    assert tables.sweep_gap("beta", "0.5", more).mean_C.tolist() == pytest.approx([-0.125, -0.125]), "SFT's mean"
+    assert tables.sweep_gap("beta", "0.01", more).mean_C.tolist() == pytest.approx([0.125, 0.125])
 
 
 def test_rows_are_compared_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
