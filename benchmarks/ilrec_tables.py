@@ -1,8 +1,8 @@
 """Tables of record_ilrec.py's cells: rows of Table 3 with paired differences to SFT, sweeps of one setting each.
 
 E test events, one a user, the same of every cell. Differences are paired by user and, where there are several seeds, of the
-same seed; intervals are bootstrapped over users, p-values come from sign flips (`ilrec_cli.significance`). Sweeps are paired
-by user only: with the mean of all seeds of SFT.
+same seed; intervals are bootstrapped over users, p-values come from sign flips (`ilrec_cli.significance`). p-values are
+not corrected for their number.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ilrec_cli.metrics import ranking_metrics
 
 SHOWN = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 COMPARED = ("hit@10", "ndcg@10")
+BASE = "4"  # layers of the model of all sweeps but that of the depth
 ROWS = {"sft": "SFT", "ilrec": "ILRec", "wo-cpo": "w/o CPO", "wo-cpd": "w/o CPD", "wo-crr": "w/o CRR",
         "wo-cpo-cpd": "w/o CPO + CPD", "wo-cns": "w/o CNS", "fl-cpo": "FL + CPO", "il-cpo": "IL + CPO"}  # fmt: skip
 
@@ -57,15 +58,10 @@ def values(cell: dict[str, Any]) -> np.ndarray:
 
 def gap(cells: list[dict[str, Any]], base: list[dict[str, Any]]) -> significance.Difference | None:
     """Of each user's mean over the seeds that both have."""
-    both = {cell["seed"] for cell in cells} & {cell["seed"] for cell in base}
-    return _means_gap(*([cell for cell in side if cell["seed"] in both] for side in (cells, base)))
-
-
-def _means_gap(cells: list[dict[str, Any]], base: list[dict[str, Any]]) -> significance.Difference | None:
-    """Of each user's mean over all cells of either side."""
-    if not cells or not base:
+    pairs = [(one, other) for one in base for other in cells if one["seed"] == other["seed"]]
+    if not pairs:
         return None
-    below, above = (np.mean([values(cell) for cell in side], axis=0) for side in (base, cells))
+    below, above = (np.mean([values(pair[side]) for pair in pairs], axis=0) for side in (0, 1))
     count, group = np.ones((len(below), 1)), np.zeros(below.shape[1], dtype=int)
     return significance.difference(significance.Sums(below, count, group), significance.Sums(above, count, group))
 
@@ -102,28 +98,22 @@ def _differences(found: significance.Difference | None) -> list[str]:
 
 
 def _sweep_table(sweeps: list[dict[str, Any]]) -> str:
-    """One row per value: its figures, and the difference to SFT of the same epochs and depth."""
-    lines, points = [], {(cell["sweep"], cell["value"]) for cell in sweeps}
-    for setting, value in sorted(points, key=lambda point: (point[0], place(point[1]))):
-        cells = at_point(setting, value, sweeps)
-        figures = [_mean([cell["test"][name] for cell in cells]) for name in COMPARED]
-        differences = _differences(sweep_gap(setting, value, sweeps))
-        empty = [cell["statistics"]["no_negatives"] for cell in cells if cell.get("statistics")]
-        share = f"{statistics.mean(empty):.0%}" if empty else "-"
-        lines.append([f"`{setting}`", value, str(len(cells)), *figures, *differences, share])
-    head = ["setting", "value", "seeds", *COMPARED, *(f"{name} - SFT [95 %], p" for name in COMPARED), "V_N empty"]
+    """One row per value and seed: its figures, and the difference to SFT of the same seed, epochs and depth."""
+    lines = []
+    for cell in sorted(sweeps, key=lambda cell: (cell["sweep"], place(cell["value"]), cell["seed"])):
+        figures = [f"{cell['test'][name]:.4f}" for name in COMPARED]
+        empty = f"{cell['statistics']['no_negatives']:.0%}" if cell.get("statistics") else "-"
+        about = [f"`{cell['sweep']}`", cell["value"], str(cell["seed"])]
+        lines.append([*about, *figures, *_differences(sweep_gap(cell, sweeps)), empty])
+    head = ["setting", "value", "seed", *COMPARED, *(f"{name} - SFT [95 %], p" for name in COMPARED), "V_N empty"]
     return markdown(head, lines)
 
 
-def at_point(setting: str, value: str, sweeps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The seeds of one value."""
-    return [cell for cell in sweeps if (cell["sweep"], cell["value"]) == (setting, value)]
-
-
-def sweep_gap(setting: str, value: str, sweeps: list[dict[str, Any]]) -> significance.Difference | None:
-    """To SFT of the same depth; none for SFT itself, or as long as that cell is not there."""
-    base = at_point("sft-depth", value if setting == "ilrec-depth" else "4", sweeps)
-    return None if setting == "sft-depth" else _means_gap(at_point(setting, value, sweeps), base)
+def sweep_gap(cell: dict[str, Any], sweeps: list[dict[str, Any]]) -> significance.Difference | None:
+    """To SFT of the same seed and depth; none for SFT itself, or as long as that cell is not there."""
+    depth = cell["value"] if cell["sweep"] == "ilrec-depth" else BASE
+    base = [each for each in sweeps if each["sweep"] == "sft-depth" and each["value"] == depth]
+    return None if cell["sweep"] == "sft-depth" else gap([cell], base)
 
 
 def place(value: str) -> tuple[float, str]:

@@ -7,7 +7,8 @@ computed from the results alone. A cell whose file is there is skipped, a traini
 added over time, and two calls with different --cells can run side by side. First `tune`: a coordinate search over the
 paper's ranges, one seed, half the epochs, judged by validation; its best setting is what all rows of Table 3 start from.
 Cells of SWEEPS and DEPTHS (one seed, half the epochs) say what a difference to SFT depends on: `alpha=0.1`, `sft-depth=8`.
-They are compared with `sft-depth=4`, which has two more seeds (`sft-depth=4@1`), and so has `ilrec-depth=4`.
+They are compared with `sft-depth=4` of the same seed; it has two more (`sft-depth=4@1`), and so has `ilrec-depth=4`, which say
+what a seed can do.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
-from _common import RESULTS, ilrec, write
+from _common import RESULTS, begun, ilrec, write
 
 from ilrec_cli.json_log import read_log
 from ilrec_cli.methods.ilrec import Config
@@ -41,8 +43,8 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "il-cpo": {"lambda_cpd": 0, "mu_crr": 0},
 }
 SEVERAL = ("sft", "ilrec", "wo-cpo", "wo-cns")  # three seeds; one for the others
-# One setting at a time, everything else as in `ilrec-depth=4`. The penalty is beta w P, so that `beta` is also the sweep of
-# the scale of logits; `shift` takes their sign and common offset out of it.
+# One setting at a time, everything else as in `ilrec-depth=4`. The penalty is beta w P: `beta` scales it as logits would,
+# and `shift` takes their sign and common offset out of it.
 SWEEPS: dict[str, tuple[Any, ...]] = {
     "layers": ("consecutive:2", "consecutive:3"),
     "lambda_cpd": (0.001, 0.1, 1.0),
@@ -59,6 +61,7 @@ CELLS = (
     *(f"{row}-depth={depth}" for depth in DEPTHS for row in ("sft", "ilrec")),
     *(f"{row}-depth={DEPTHS[0]}@{seed}" for seed in (1, 2) for row in ("sft", "ilrec")),
 )
+STEPS = 100  # of training, that statistics are averaged over
 GENERAL = ("step", "epoch", "seconds", "lr", "grad_norm")  # logged of every method
 # Tried one after the other, each from the best so far; at most ten runs with the default.
 RANGES = (("beta", (0.2,)), ("lambda_cpd", (0.1,)), ("alpha", (0.5,)))
@@ -83,26 +86,51 @@ def main() -> None:
         record(cell, common)
 
 
-def record(cell: str, common: list[Any]) -> None:
-    """One cell's JSON, unless it is there: `row:seed`, `setting=value` or `row-depth=layers`, the latter also `@seed`."""
+class Cell(NamedTuple):
+    """What a cell trains, for how long, and what its JSON says of it."""
+
+    name: str
+    about: dict[str, Any]
+    options: dict[str, Any] | None  # of ILRec; None: SFT
+    flags: list[Any]
+    epochs: int
+
+
+def parse(cell: str) -> Cell:
+    """`row:seed`, `row-depth=layers`, `setting=value`, the latter two also with `@seed`."""
     if "=" not in cell:
         row, _, seed = cell.partition(":")
-        name, options, more, about = f"{row}-s{seed}", ROWS[row], [], {"row": row, "seed": int(seed)}
-    else:
-        setting, _, rest = cell.partition("=")
-        value, _, seed = rest.partition("@")
-        name = f"{setting}-{value.replace(':', '')}" + f"-s{seed}" * bool(seed)
-        about = {"sweep": setting, "value": value, "seed": int(seed or 0)}
-        row, _, depth = setting.partition("-")
-        options = ROWS[row] if depth else {setting: value}
-        if not depth and value == str({**vars(Config()), **chosen()}[setting]):
-            print(f"{cell} is ilrec-depth=4")
-            return
-        more = ["--n-layers", value] if depth else []
-    if not (RESULTS / f"ilrec-{name}.json").exists():
-        epochs = HALF if "sweep" in about else EPOCHS
-        found = trained(name, options, about["seed"], epochs, common, more=more, evaluated=True)
-        print(write(f"ilrec-{name}", {**about, **found}))
+        return Cell(f"{row}-s{seed}", {"row": row, "seed": int(seed)}, _from_best(ROWS[row]), [], EPOCHS)
+    setting, _, rest = cell.partition("=")
+    value, _, seed = rest.partition("@")
+    name = f"{setting}-{value.replace(':', '')}" + f"-s{seed}" * bool(seed)
+    about = {"sweep": setting, "value": value, "seed": int(seed or 0)}
+    if setting.endswith("-depth"):
+        return Cell(name, about, _from_best(ROWS[setting.removesuffix("-depth")]), ["--n-layers", value], HALF)
+    return Cell(name, about, _from_best({setting: value}), [], HALF)
+
+
+def _from_best(changes: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if changes is None else {**chosen(), **changes}
+
+
+def own_value(setting: str) -> str:
+    """What a setting is in `ilrec-depth=4`."""
+    return str({**vars(Config()), **chosen()}[setting])
+
+
+def record(text: str, common: list[Any]) -> None:
+    """One cell's JSON, unless it is there."""
+    cell = parse(text)
+    setting = cell.about.get("sweep")
+    if setting in SWEEPS and cell.about["value"] == own_value(setting):
+        print(f"{text} is ilrec-depth=4")
+    elif not (RESULTS / f"ilrec-{cell.name}.json").exists():
+        seed = cell.about["seed"]
+        train = trained(cell.name, cell.options, seed, cell.epochs, common, flags=cell.flags)
+        found = ilrec("evaluate", *common, "--run", cell.name)
+        test = {"events": found["events"], "test": found["metrics"][cell.name], "ranks": ranks(cell.name, common)}
+        print(write(f"ilrec-{cell.name}", {**cell.about, **train, **test, "statistics": statistics(cell.name, common)}))
 
 
 def tune(common: list[Any]) -> None:
@@ -123,7 +151,7 @@ def tuned(options: dict[str, Any], runs: list[dict[str, Any]], common: list[Any]
     known = next((run for run in runs if run["options"] == options), None)
     if known is None:
         name = "-".join(["tune", *(f"{key}{value}" for key, value in options.items())])
-        found = trained(name, options, 0, HALF, common, evaluated=False)
+        found = trained(name, options, 0, HALF, common)
         known = {"options": options, **found}
         runs.append(known)
         write("ilrec-tune", {"runs": runs})
@@ -143,31 +171,24 @@ def trained(
     epochs: int,
     common: list[Any],
     *,
-    evaluated: bool,
-    more: list[Any] | tuple[()] = (),
+    flags: list[Any] | tuple[()] = (),
 ) -> dict[str, Any]:
-    """Train one model; with its test metrics and ranks if it is to be `evaluated`."""
+    """Train one model: by SFT, or by ILRec with these options."""
     method = "sft" if options is None else "ilrec"
-    settings = {} if options is None else {**(chosen() if evaluated else {}), **options}
-    pairs = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
+    pairs = [part for key, value in (options or {}).items() for part in ("-o", f"{key}={value}")]
     cf = [] if options is None else ["--cf", "reward"]
-    command = ["train", *common, "--method", method, "--seed", seed, *SETTINGS, "--epochs", epochs, *cf, *pairs, *more,
+    command = ["train", *common, "--method", method, "--seed", seed, *SETTINGS, "--epochs", epochs, *cf, *pairs, *flags,
                "--name", name, "--save-every", 200]  # fmt: skip
-    unfinished = run_folder(name, common) / "train" / "checkpoints" / "last.safetensors"
-    train = ilrec(*command, *["--resume"] * unfinished.exists())
+    train = ilrec(*command, *begun(run_folder(name, common)))
     train.pop("path")  # of this machine
-    result = {"command": shown(command), "options": settings, "train": train}
-    if evaluated:
-        found = ilrec("evaluate", *common, "--run", name)
-        result |= {"events": found["events"], "test": found["metrics"][name], "ranks": ranks(name, common)}
-        result |= {"statistics": statistics(name, common)}
-    return result
+    return {"command": shown(command), "options": options or {}, "train": train}
 
 
 def statistics(name: str, common: list[Any]) -> dict[str, float]:
-    """What the method logged last (docs/method.md), means over the last steps; nothing of SFT."""
-    log = [row for row in read_log(run_folder(name, common) / "train" / "log.jsonl") if "negatives" in row]
-    return {key: value for key, value in log[-1].items() if key not in GENERAL} if log else {}
+    """What the method logged (docs/method.md), means over the last STEPS; nothing of SFT."""
+    rows = [row for row in read_log(run_folder(name, common) / "train" / "log.jsonl") if "negatives" in row]
+    late = [row for row in rows if row["step"] > rows[-1]["step"] - STEPS]
+    return {key: fmean(row[key] for row in late) for key in late[0] if key not in GENERAL} if late else {}
 
 
 def ranks(name: str, common: list[Any]) -> str:

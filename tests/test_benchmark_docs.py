@@ -58,19 +58,39 @@ def test_sweeps_are_compared_with_sft_of_their_own_depth(tmp_path: Path, monkeyp
     rare, often = np.where(np.arange(400) % 4, -1, 0), np.where(np.arange(400) % 2, -1, 0)
     sweeps = [_cell("sft-depth", "4", rare), _cell("ilrec-depth", "4", often), _cell("sft-depth", "8", often),
               _cell("ilrec-depth", "8", often), _cell("beta", "0.5", rare), _cell("beta", "0.01", often)]  # fmt: skip
-    points = [(cell["sweep"], cell["value"]) for cell in sweeps]
-    gaps = {point: tables.sweep_gap(*point, sweeps) for point in points}
+    gaps = {(cell["sweep"], cell["value"]): tables.sweep_gap(cell, sweeps) for cell in sweeps}
     assert gaps["sft-depth", "8"] is None
     assert gaps["ilrec-depth", "4"].mean_C.tolist() == pytest.approx([0.25, 0.25])
     assert gaps["ilrec-depth", "8"].mean_C.tolist() == [0, 0]
-    monkeypatch.setattr(plots, "chosen", dict)  # ILRec's defaults
-    values, middle, below, above = plots.series("beta", sweeps)
-    assert values == ["0.01", "0.1", "0.5"]
-    assert middle == pytest.approx([0.25, 0.25, 0])
-    assert min(below[0], above[0]) > 0.02
-    more = [*sweeps, {**_cell("sft-depth", "4", often), "seed": 1}]
-    assert tables.sweep_gap("beta", "0.5", more).mean_C.tolist() == pytest.approx([-0.125, -0.125]), "SFT's mean"
-    assert tables.sweep_gap("beta", "0.01", more).mean_C.tolist() == pytest.approx([0.125, 0.125])
+    monkeypatch.setattr(plots, "own_value", {"beta": "0.1"}.get)
+    more = [*sweeps, {**_cell("sft-depth", "4", often), "seed": 1}, {**_cell("ilrec-depth", "4", often), "seed": 1}]
+    points = plots.series("beta", more)
+    assert [point[:2] for point in points] == [
+        ("0.01", "changed"),
+        ("0.1", "own"),
+        ("0.1", "seeds"),
+        ("0.5", "changed"),
+    ]
+    assert [point[2] for point in points] == pytest.approx([0.25, 0.25, 0, 0])
+    assert min(points[0][3:]) > 0.02
+
+
+def test_cells_of_the_record_are_the_commands_that_were_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the script would run for every recorded cell is what its file says was run, with the same options."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script, common = importlib.import_module("record_ilrec"), ["--dataset", "Instruments", "--work", "anywhere"]
+    monkeypatch.setattr(script, "ilrec", lambda *_: {"path": ""})
+    checked = 0
+    for text in script.CELLS:
+        cell = script.parse(text)
+        path = script.RESULTS / f"ilrec-{cell.name}.json"
+        if path.exists():
+            recorded = json.loads(path.read_text())
+            made = script.trained(cell.name, cell.options, cell.about["seed"], cell.epochs, common, flags=cell.flags)
+            assert (made["command"], made["options"]) == (recorded["command"], recorded["options"]), text
+            assert {key: recorded[key] for key in cell.about} == cell.about
+            checked += 1
+    assert checked >= 20
 
 
 def test_rows_are_compared_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
