@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from candidate_shop import files
 from conftest import TINY_LM, Finished
 from safetensors.numpy import load_file
-from test_candidates_command import files
 
 from ilrec_cli import artifacts, cli
 from ilrec_cli.lm.responses import Responses

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from test_sources import REVIEWS, SOURCES, candidates, lines, load, load_raw, minionerec, recbole, table
+from raw_files import REVIEWS, SOURCES, candidates, lines, load, load_raw, minionerec, recbole, table
 
 from ilrec_cli import artifacts
 from ilrec_cli.datasets._faults import Faults

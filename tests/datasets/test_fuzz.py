@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fuzzing import many, one
-from test_sources import SOURCES
+from raw_files import SOURCES
 
 FILES = {name: make for name, make in SOURCES.items() if name != "synthetic"}
 LOG = Path(__file__).parents[2] / "benchmarks" / "results" / "soak-fuzz.json"

@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 from conftest import Finished
+from raw_files import REVIEWS, amazon, amazon2014, lines, load, load_raw
 from test_formats import rows
-from test_sources import REVIEWS, amazon, amazon2014, lines, load, load_raw
 
 from ilrec_cli import artifacts
 from ilrec_cli.datasets._faults import Faults

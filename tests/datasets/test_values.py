@@ -12,8 +12,8 @@ import pytest
 from conftest import Finished
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_files import load, load_raw
 from test_odd_files import data, preprocess
-from test_sources import load, load_raw
 
 from ilrec_cli.datasets import _times
 from ilrec_cli.datasets._faults import Faults

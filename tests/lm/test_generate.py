@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import brute_force_paths, llama, qwen2
-from test_decode import END, PAD, prompts
+from searching import END, PAD, prompts
 
 from ilrec_cli.lm.exact import exact_scores
 from ilrec_cli.lm.generate import generate, sample, sample_text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import brute_force_paths, llama
-from test_decode import prompts
+from searching import prompts
 from torch import Tensor
 
 from ilrec_cli.lm.decode import RowScores, beam_search

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import brute_force_paths, family, llama
-from test_decode import END, by_generate, exhaustive, prompts
+from searching import END, by_generate, exhaustive, prompts
 
 from ilrec_cli.lm import tree
 from ilrec_cli.lm.decode import beam_search
