@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from _common import RESULTS, markdown
+from record_ilrec import DEPTHS
 from scipy import stats
 
 from ilrec_cli import significance
@@ -22,7 +23,7 @@ from ilrec_cli.metrics import ranking_metrics
 
 SHOWN = ("hit@1", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 COMPARED = ("hit@10", "ndcg@10")
-BASE = "4"  # layers of the model of all sweeps but that of the depth
+BASE = str(DEPTHS[0])  # layers of the model of all sweeps but that of the depth
 ROWS = {"sft": "SFT", "ilrec": "ILRec", "wo-cpo": "w/o CPO", "wo-cpd": "w/o CPD", "wo-crr": "w/o CRR",
         "wo-cpo-cpd": "w/o CPO + CPD", "wo-cns": "w/o CNS", "fl-cpo": "FL + CPO", "il-cpo": "IL + CPO"}  # fmt: skip
 
