@@ -9,28 +9,20 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_origin
+from typing import Annotated, Any, Optional
 
 import typer
 
-from ilrec_cli import __version__, listing, plugins, presets
+from ilrec_cli import __version__, flags, listing, plugins, presets
 from ilrec_cli import config as configs
-from ilrec_cli.commands import CALLERS, COMMANDS, GROUPS, PANELS
-from ilrec_cli.config import Field
+from ilrec_cli.commands import CALLERS, COMMANDS, GROUPS
 from ilrec_cli.errors import UserError, one_line, outside_reason
 from ilrec_cli.json_log import json_line
 
 INTERRUPTED = 130  # what Typer makes of KeyboardInterrupt
-OPPOSITE = "no_"  # prefix of a switch's hidden opposite
-
-_groups: dict[str, typer.Typer] = {}
-app = typer.Typer(
-    name="ilrec",
-    help="LLM-based sequential recommendation: preprocess, build-ids, train-cf, train, evaluate.",
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    add_completion=False,
-)
+LISTINGS = {
+    "methods": "training methods", "datasets": "dataset sources", "cf": "collaborative models", "ids": "ID schemes",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def invoke(argv: Sequence[str]) -> dict[str, Any]:
     """Run a command inside this process and return what `--json` would print. Errors are raised."""
-    command = typer.main.get_command(app)
+    command = _command_line(argv)
     result = command.main(args=list(argv), prog_name="ilrec", standalone_mode=False)
     if result == INTERRUPTED:
         raise KeyboardInterrupt
@@ -50,7 +42,7 @@ def invoke(argv: Sequence[str]) -> dict[str, Any]:
 
 def _guarded(argv: list[str]) -> int:
     try:
-        command = typer.main.get_command(app)
+        command = _command_line(argv)
         result = command.main(args=argv, prog_name="ilrec", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except UserError as error:
@@ -81,20 +73,20 @@ def _complain(message: str) -> int:
     return 2
 
 
-def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
+def _execute(command: str, given: dict[str, Any]) -> dict[str, Any]:
     """Settings from the YAML file and the flags (which win), then the stage."""
     cls, module, _, _ = COMMANDS[command]
-    file = flags.pop("config")
+    file = given.pop("config")
     values = configs.read_yaml(Path(file)) if file else {}
     options = values.pop("options", None) or {}
     if not isinstance(options, dict):
         raise UserError(f"--config {file}: options is {options!r}, expected a mapping such as {{alpha: 0.8}}")
-    options = options | configs.parse_pairs(flags.pop("options", None) or [])
-    for name, value in flags.items():
+    options = options | configs.parse_pairs(given.pop("options", None) or [])
+    for name, value in given.items():
         if isinstance(value, list):
             values[name] = ",".join(value)
         elif value is not None:
-            values[name.removeprefix(OPPOSITE)] = not value if name.startswith(OPPOSITE) else value
+            values[name.removeprefix(flags.OPPOSITE)] = not value if name.startswith(flags.OPPOSITE) else value
     if options:
         values["options"] = options
     config: Any = configs.build(cls, presets.under(cls, values), f"ilrec {command}")
@@ -107,89 +99,52 @@ def _execute(command: str, flags: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _add_command(command: str) -> None:
-    """A Typer command whose flags are the fields of the settings class; all values arrive as text and are checked once."""
+def _command_line(argv: Sequence[str]) -> Any:
+    """Every command, and the flags of the one that is called: those of all would cost each start a tenth of a second."""
+    app = typer.Typer(
+        name="ilrec",
+        help="LLM-based sequential recommendation: preprocess, build-ids, train-cf, train, evaluate.",
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        add_completion=False,
+    )
+    app.callback()(_top)
+    for command in COMMANDS:
+        words = command.split()
+        _add_command(app, command, called=list(argv[: len(words)]) == words)
+    for folder, what in LISTINGS.items():
+        _add_listing(app, folder, what)
+    return typer.main.get_command(app)
+
+
+def _add_command(app: typer.Typer, command: str, *, called: bool) -> None:
+    """A Typer command whose flags are the fields of the settings class; without them unless it is called."""
     cls, _, panel, example = COMMANDS[command]
 
-    def run(**flags: Any) -> dict[str, Any]:
-        return _execute(command, flags)
+    def run(**given: Any) -> dict[str, Any]:
+        return _execute(command, given)
 
     run.__doc__ = cls.__doc__
-    file = typer.Option("--config", metavar="FILE", help="YAML file of settings; flags win", rich_help_panel="Running")
-    by_panel = sorted(configs.fields(cls), key=lambda field: PANELS.index(field.panel or ""))
-    parameters = [parameter for field in by_panel for parameter in _parameters(field)]
-    parameters.append(_keyword("config", Annotated[Optional[str], file]))
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__signature__ = flags.signature(cls) if called else inspect.Signature()  # type: ignore[attr-defined]
     context = {"token_normalize_func": lambda token: token.replace("_", "-")}
     group, _, name = command.rpartition(" ")
-    _group(group, panel).command(name, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(
-        run
-    )
+    place = _group(app, group, panel) if group else app
+    place.command(name, rich_help_panel=panel, context_settings=context, epilog=f"Example: {example}")(run)
 
 
-def _group(name: str, panel: str) -> typer.Typer:
-    """The group of a command of two words, made when it is first asked for; the top for others."""
-    if not name:
-        return app
-    if name not in _groups:
-        lists = name in plugins.FOLDERS
-        shape: dict[str, Any] = {"no_args_is_help": not lists, "invoke_without_command": lists}
-        _groups[name] = typer.Typer(help=GROUPS[name], cls=listing.Listing if lists else None, **shape)
-        app.add_typer(_groups[name], name=name, rich_help_panel=panel)
-    return _groups[name]
+def _group(app: typer.Typer, name: str, panel: str) -> typer.Typer:
+    """The group of commands of two words, made when it is first asked for."""
+    for known in app.registered_groups:
+        if known.name == name and known.typer_instance is not None:
+            return known.typer_instance
+    lists = name in plugins.FOLDERS
+    shape: dict[str, Any] = {"no_args_is_help": not lists, "invoke_without_command": lists}
+    made = typer.Typer(help=GROUPS[name], cls=listing.Listing if lists else None, **shape)
+    app.add_typer(made, name=name, rich_help_panel=panel)
+    return made
 
 
-def _parameters(field: Field) -> list[inspect.Parameter]:
-    """The flag of a field; for a switch also its hidden opposite, which undoes what a file says."""
-    flag = "--" + field.name.rstrip("_").replace("_", "-")  # a name that Python reserves ends in _
-    text = (
-        field.help
-        if field.default in (None, (), {}) or field.required
-        else f"{field.help} [{listing.shown(field.default)}]"
-    )
-    text += " [required]" if field.required else ""
-    common: dict[str, Any] = {
-        "help": text.replace("[", r"\["),
-        "show_default": False,
-        "rich_help_panel": field.panel,
-        "metavar": _metavar(field),
-    }
-    if field.name == "options":
-        return [_keyword(field.name, Annotated[Optional[list[str]], typer.Option("--option", "-o", **common)])]
-    if field.positional:
-        return [_keyword(field.name, Annotated[Optional[list[str]], typer.Argument(**common | {"metavar": "A B ..."})])]
-    if field.type is bool:
-        short = ["-v"] if field.name == "verbose" else []
-        opposite = typer.Option(f"--no-{flag[2:]}", hidden=True)
-        return [
-            _keyword(field.name, Annotated[Optional[bool], typer.Option(flag, *short, **common)]),
-            _keyword(OPPOSITE + field.name, Annotated[Optional[bool], opposite]),
-        ]
-    if len(field.name) == 1:
-        return [_keyword(field.name, Annotated[Optional[str], typer.Option(f"-{field.name}", flag, **common)])]
-    if get_origin(field.type) is tuple:  # --run a,b and --run a --run b are the same
-        return [_keyword(field.name, Annotated[Optional[list[str]], typer.Option(flag, **common)])]
-    return [_keyword(field.name, Annotated[Optional[str], typer.Option(flag, **common)])]
-
-
-def _keyword(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _metavar(field: Field) -> str:
-    if field.type is bool:
-        return " "
-    if field.name == "options":
-        return "KEY=VALUE"
-    if field.choices:
-        return "|".join(field.choices)
-    if get_origin(field.type) is tuple:
-        return "A,B,..."
-    text = str(field.type)
-    return next((shown for kind, shown in (("int", "N"), ("float", "X"), ("Path", "PATH")) if kind in text), "TEXT")
-
-
-def _add_listing(folder: str, what: str) -> None:
+def _add_listing(app: typer.Typer, folder: str, what: str) -> None:
     """`ilrec methods`, `ilrec methods ilrec`: what a folder offers, and the options of one."""
 
     def show(name: Annotated[Optional[str], typer.Argument(help="show the options of this one")] = None) -> None:
@@ -204,9 +159,10 @@ def _add_listing(folder: str, what: str) -> None:
         if ctx.invoked_subcommand is None:
             show()
 
-    _group(folder, "Data").callback()(show_all)
+    group = _group(app, folder, "Data")
+    group.callback()(show_all)
     for name in plugins.names(folder):
-        _group(folder, "Data").command(name, hidden=True)(_shows(folder, name))
+        group.command(name, hidden=True)(_shows(folder, name))
 
 
 def _shows(folder: str, name: str) -> Callable[[], None]:
@@ -223,24 +179,9 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _top(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     pass
-
-
-def _register() -> None:
-    for command in COMMANDS:
-        _add_command(command)
-    listings: dict[str, str] = {
-        "methods": "training methods", "datasets": "dataset sources", "cf": "collaborative models", "ids": "ID schemes",
-    }  # fmt: skip
-    for folder, what in listings.items():
-        _add_listing(folder, what)
-
-
-Command = Callable[..., dict[str, Any]]
-_register()

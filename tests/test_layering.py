@@ -22,7 +22,7 @@ ALLOWED = {
     "checkpoint": {"errors", "console"}, "interrupt": set(), "json_log": set(),
     "folders": {"errors"}, "spill": {"folders"}, "provenance": set(), "artifacts": {"errors", "schemas", "folders", "provenance"}, "config": {"errors", "plugins"}, "settings": {"config"},
     "presets": {"config", "errors", "plugins"}, "listing": {"config", "errors", "plugins", "presets"}, "commands": {"settings"},
-    "cli": {"errors", "plugins", "config", "settings", "listing", "presets", "commands", "json_log"}, "__main__": {"cli"}, "__init__": {"stages"},
+    "flags": {"config", "listing", "commands"}, "cli": {"errors", "flags", "plugins", "config", "settings", "listing", "presets", "commands", "json_log"}, "__main__": {"cli"}, "__init__": {"stages"},
     "datasets": PURE, "ids": PURE, "cf": PURE, "lm": PURE, "methods": PURE | {"lm"},
     "serve": {"errors"}, "stages": PURE | {"datasets", "ids", "cf", "lm", "methods", "serve"},
 }  # fmt: skip
