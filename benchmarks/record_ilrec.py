@@ -181,7 +181,17 @@ def trained(
                "--name", name, "--save-every", 200]  # fmt: skip
     train = ilrec(*command, *begun(run_folder(name, common)))
     train.pop("path")  # of this machine
+    if not train["trained"]:  # finished by a call that was stopped before it wrote the cell
+        train.update(finished(run_folder(name, common) / "train"))
     return {"command": shown(command), "options": options or {}, "train": train}
+
+
+def finished(folder: Path) -> dict[str, Any]:
+    """What `train` said when it ended, from the files that it left."""
+    best = max((row for row in read_log(folder / "log.jsonl") if row.get("best")), key=lambda row: row["step"])
+    total = json.loads((folder / "cost.json").read_text())["total"]
+    figures = {"best_valid_ndcg@10": best["valid_ndcg@10"], "best_step": best["step"]}
+    return {"trained": True, **figures, "steps": total["steps"], "seconds": total["seconds"]}
 
 
 def statistics(name: str, common: list[Any]) -> dict[str, float]:
