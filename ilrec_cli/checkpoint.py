@@ -62,7 +62,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any],
     try:
         save_file(tensors, str(aside), metadata={"state": json.dumps(state)})
         _sync(aside)  # on the disk before it gets its name: a loss of power leaves no empty file there
-        if keep and _is_readable(path):
+        if keep and is_readable(path):
             os.replace(path, previous(path))
         os.replace(aside, path)
         _sync(path.parent)
@@ -110,10 +110,11 @@ def read_state(path: Path) -> dict[str, Any]:
         return dict(json.loads(file.metadata()["state"]))
 
 
-def _is_readable(path: Path) -> bool:
+def is_readable(path: Path) -> bool:
+    """Whether a checkpoint is there, and whole."""
     try:
         read_state(path)
-    except (UserError, FileNotFoundError):
+    except UserError:
         return False
     return True
 
@@ -137,7 +138,7 @@ def _readable(path: Path, console: Console) -> tuple[Path, dict[str, Any]]:
     before = previous(path)
     if not path.is_file() and not before.is_file():
         raise UserError(f"--resume: there is no checkpoint in {path.parent}. Start without --resume")
-    if _is_readable(path) or not before.is_file():
+    if is_readable(path) or not before.is_file():
         return path, read_state(path)
     if path.is_file():
         console.warn(f"{path} is damaged; going on from the checkpoint before it")
@@ -175,6 +176,8 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: the checkpoint is missing. Start again with --overwrite") from error
     except SafetensorError as error:
         raise UserError(f"{path}: the checkpoint is damaged ({error}). Start again with --overwrite") from error
 

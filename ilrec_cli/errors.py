@@ -52,7 +52,10 @@ def outside_reason(error: Exception) -> str | None:
     if number in written or any(f"os error {each})" in str(error) for each in written):
         where = getattr(error, "filename", None) or "a file"
         reason = os.strerror(number) if number else str(error)
-        return f"cannot write {where}: {reason}. Nothing half-written was kept; free space or choose another --work"
+        return (
+            f"cannot write {where}: {reason}. Nothing half-written was kept. Free space and run it again (a "
+            "training with --resume), or choose another --work"
+        )
     if isinstance(error, OSError) and number in ACCESS_ERRORS:
         return f"cannot open {error.filename or 'a file'}: {error.strerror}"
     return None

@@ -175,6 +175,8 @@ class Fit:
     def _resumed(self) -> Progress:
         path, state = checkpoint.resumable(self.last, self.identity, self.console)
         checkpoint.load(path, self.model, self.optimizer)
+        if state["best_epoch"]:
+            checkpoint.read_state(self._best(state["best_epoch"]))  # what cannot be read is said now, not at the end
         self.console.say(f"Resuming after step {state['step']}")
         return Progress(**state)
 

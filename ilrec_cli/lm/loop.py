@@ -82,8 +82,18 @@ class Loop:
         self.window = Terms()  # since the last log line
 
     def restore(self, path: Path) -> None:
-        """Weights and the optimiser's state of a checkpoint of this phase."""
+        """Weights and the optimiser's state of a checkpoint of this phase.
+
+        Where the file of the best weights is lost, those of the checkpoint take their place: found now, not at the end.
+        """
         checkpoint.load(path, self.job.parallel.model, self.updater.optimizer)
+        best = self._best(self.progress.best_step)
+        if self.progress.best_step and self.parallel.agree(self.parallel.main and not checkpoint.is_readable(best)):
+            self.console.warn(
+                f"{best} is missing or damaged; the best weights are now those of step {self.progress.step}"
+            )
+            self.progress.best = -1.0
+            self._validate()
 
     def save(self) -> None:
         """A checkpoint from which the run goes on here."""

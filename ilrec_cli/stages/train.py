@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -43,9 +42,10 @@ def run(config: Train) -> dict[str, Any]:
             raise
         parallel.unshard_for_saving()
         if parallel.main:
-            shutil.rmtree(folder / "model", ignore_errors=True)
             model = parallel.model
-            backbone.save(prepared.backbone, folder / "model")
+            with folders.aside(folder / "model") as aside:
+                backbone.save(prepared.backbone, aside)
+                folders.replace(aside, folder / "model")
             layers = {"candidate_layers": list(model.inner_layers)} if model.inner_layers else {}
             artifacts.write_json(
                 folder / "layout.json",

@@ -202,6 +202,17 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
         start(tmp_path / "a", resume=True, settings=replace(SETTINGS, seed=1))
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(Path.unlink, "is missing"), (lambda path: path.write_bytes(b"torn"), "is damaged")]
+)
+def test_best_weights_that_are_lost_are_missed_before_training_goes_on(tmp_path: Path, spoil: Any, said: str) -> None:
+    ended(tmp_path / "a")
+    (best,) = (tmp_path / "a" / "checkpoints").glob("best-*")
+    spoil(best)
+    with pytest.raises(UserError, match=f"{best.name}: the checkpoint {said}"):
+        start(tmp_path / "a", resume=True)
+
+
 def test_without_a_folder_nothing_is_left(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

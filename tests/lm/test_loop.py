@@ -14,6 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import llama
+from safetensors.torch import load_file
 
 from ilrec_cli import checkpoint
 from ilrec_cli.console import Console
@@ -202,6 +203,30 @@ def test_a_damaged_checkpoint_has_one_before_it(tmp_path: Path, capsys: pytest.C
         path.write_bytes(b"torn")
     with pytest.raises(UserError, match="previous.safetensors: the checkpoint is damaged"):
         run(a_job(tmp_path / "a", replace(SETTINGS, resume=True)))
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:1000])])
+def test_best_weights_that_are_lost_are_missed_before_training_goes_on(
+    tmp_path: Path, spoil: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the checkpoint stand in, here of step 6; what comes after must beat them."""
+    job = a_job(tmp_path / "a", replace(SETTINGS, save_every=6), torch.float32)
+    scores = iter([0.3])
+    with pytest.raises(StopIteration):  # at step 8, as a kill does
+        run(replace(job, validate=lambda: {"ndcg@10": next(scores), "hit@10": 0.0}))
+    (best,) = (tmp_path / "a" / "checkpoints").glob("best-*")
+    spoil(best)
+    at_6 = load_file(tmp_path / "a" / "checkpoints" / "last.safetensors")
+    scores = iter([0.2, 0.1])
+    job = a_job(tmp_path / "a", replace(SETTINGS, resume=True), torch.float32)
+    ended, progress = run(replace(job, validate=lambda: {"ndcg@10": next(scores), "hit@10": 0.0}))
+    assert (
+        "best-4.safetensors is missing or damaged; the best weights are now those of step 6" in capsys.readouterr().err
+    )
+    assert (progress.step, progress.best, progress.best_step) == (8, 0.2, 6)
+    assert any(name.startswith("model.") for name in at_6)
+    for name, value in ended.items():
+        assert torch.equal(value, at_6[f"model.{name}"]), name
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
