@@ -59,6 +59,21 @@ def recipe(folder: Path) -> str:
     return code
 
 
+def list_of_the_card(folder: Path) -> list[str]:
+    """Items, best first, by the code of the card and nothing of ours."""
+    rows = [re.findall(r"'([^']*)'", line.split("]")[0]) for line in alone(recipe(folder), folder).splitlines()]
+    assert len(rows) == 10
+    return [item for items in rows for item in items][:10]
+
+
+def list_of_the_run(name: str, work: Path, folder: Path, ilrec: Run) -> list[str]:
+    """Items, best first, by the run itself for the history of the card."""
+    (history,) = re.findall(r"^history = (\[.*?\])", recipe(folder), re.MULTILINE)
+    result = ilrec("recommend", *common(work), "--run", name, "--history", ",".join(json.loads(history)), "--k", "10",
+                   "--no-hide-seen", "--json", "--quiet")  # fmt: skip
+    return [row["item"] for row in json.loads(result.out.splitlines()[-1])["recommendations"]]
+
+
 @pytest.mark.parametrize(
     ("name", "merge"), [("ilrec", False), ("qwen-lora", True), ("llama-lora", False)]
 )  # fmt: skip
@@ -80,17 +95,9 @@ def test_the_card_says_how_to_get_the_runs_own_list(
         assert (
             not {"temperature", "top_k", "top_p"} & json.loads((target / "generation_config.json").read_text()).keys()
         )
-    code = recipe(target)
-    (history,) = re.findall(r"^history = (\[.*?\])", code, re.MULTILINE)
-    printed = alone(code, target)
-    found = [re.findall(r"'([^']*)'", line.split("]")[0]) for line in printed.splitlines()]
-    assert len(found) == 10
-    result = ilrec("recommend", *common(adapted), "--run", name, "--history", ",".join(json.loads(history)), "--k", "10",
-                   "--no-hide-seen", "--json", "--quiet")  # fmt: skip
-    expected = [row["item"] for row in json.loads(result.out.splitlines()[-1])["recommendations"]]
-    flat = [item for items in found for item in items][: len(expected)]
-    assert sorted(flat[:5]) == sorted(expected[:5]), (flat, expected)
-    assert len(set(flat) & set(expected)) >= 9
+    expected, found = list_of_the_run(name, adapted, target, ilrec), list_of_the_card(target)
+    assert sorted(found[:5]) == sorted(expected[:5]), (found, expected)
+    assert len(set(found) & set(expected)) >= 9
 
 
 def test_the_folder_is_the_run_to_the_last_bits(adapted: Path, tmp_path: Path, ilrec: Run) -> None:
@@ -126,16 +133,21 @@ def test_a_card_has_what_a_reader_needs(adapted: Path, tmp_path: Path, ilrec: Ru
     assert "&#" not in card, "Markdown is not escaped as HTML"
 
 
-def test_the_card_of_a_run_on_identifiers_ranks_within_them(adapted: Path, tmp_path: Path, ilrec: Run) -> None:
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_card_of_a_run_on_identifiers_ranks_within_them(
+    adapted: Path, tmp_path: Path, ilrec: Run, tuning: str
+) -> None:
     """Its other logits were never trained: a list by probabilities over all of them would not be the run's."""
-    result = ilrec("train", *common(adapted), "--name", "scoped-card", "--method", "sft", *TINY_LM, "--max-steps", "2",
-                   "--vocab-scope", "ids", "--overwrite")  # fmt: skip
+    base = json.loads((adapted / "toy/runs/llama-lora/train/model/ilrec_base.json").read_text())["base"]
+    result = ilrec("train", *common(adapted), "--name", "scoped-card", "--method", "sft", *TINY_LM, "--max-steps", "6",
+                   "--vocab-scope", "ids", "--learning-rate", "0.02", "--overwrite", "--tuning", tuning,
+                   *(["--backbone", base] if tuning == "lora" else []))  # fmt: skip
     assert result.code == 0, result.err
-    for name in ("scoped-card", "sft"):
-        assert ilrec("export", *common(adapted), "--run", name, "--output", tmp_path / name).code == 0
-        card = (tmp_path / name / "README.md").read_text()
-        assert ("renormalize_logits=True" in card) == (name == "scoped-card")
-        assert ("mean something among tokens of identifiers alone" in card) == (name == "scoped-card")
+    target = tmp_path / "scoped"
+    assert ilrec("export", *common(adapted), "--run", "scoped-card", "--output", target).code == 0
+    assert "mean something among tokens of identifiers alone" in (target / "README.md").read_text()
+    expected, found = list_of_the_run("scoped-card", adapted, target, ilrec), list_of_the_card(target)
+    assert found == expected
 
 
 def test_bfloat16_weights_are_merged_in_float32(adapted: Path, tmp_path: Path, ilrec: Run) -> None:
