@@ -157,7 +157,8 @@ def refuse_other(then: dict[str, Any], identity: dict[str, Any]) -> None:
 def first_difference(then: dict[str, Any], identity: dict[str, Any]) -> tuple[str, Any, Any]:
     """(setting, its value in `identity`, in `then`) of the first one that differs; an empty name where none does."""
     then, identity = _flat(then), _flat(identity)
-    then.setdefault("wording", identity.get("wording"))  # runs from before it was kept can go on
+    for name in ("wording", "backbone_version"):  # runs from before they were kept can go on
+        then.setdefault(name, identity.get(name))
     # Options depend on the method.
     every = sorted(then.keys() | identity.keys(), key=lambda key: (key != "method", key))
     keys = (key for key in every if then.get(key) != identity.get(key))

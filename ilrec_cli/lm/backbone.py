@@ -37,6 +37,7 @@ class Backbone:
     base: str | None
     old_rows: int = 0  # rows of tokens that the base knew before item tokens were added
     quantize: str = "none"
+    version: str | None = None  # of the base's weights
 
 
 def is_tiny(name: str) -> bool:
@@ -83,7 +84,7 @@ def load(name: str, dtype: torch.dtype, quantize: str = "none") -> Backbone:
         hub.refuse_incomplete(model, found)
     if tok.eos_token_id is None:
         raise UserError(f"backbone '{name}': its tokenizer has no end token, which every item path needs")
-    return Backbone(model, tok, name, quantize=quantize)
+    return Backbone(model, tok, name, quantize=quantize, version=hub.version(name))
 
 
 def add_item_tokens(backbone: Backbone, tokens: list[str], seed: int) -> list[int]:
@@ -118,6 +119,12 @@ def causal_lm(model: Any) -> Any:
     return model.get_base_model() if adapters.has_adapters(model) else model
 
 
+def context(model: Any) -> int | None:
+    """How many tokens a model has positions for, as its configuration says; None where it says nothing."""
+    limit = getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 def save(backbone: Backbone, folder: Path) -> None:
     """A Hugging Face folder: the whole model, or the adapter of a model whose base has a name.
 
@@ -127,7 +134,8 @@ def save(backbone: Backbone, folder: Path) -> None:
     if adapters.has_adapters(backbone.model) and backbone.base is not None:
         adapters.save(backbone.model, folder)
         rows = causal_lm(backbone.model).get_input_embeddings().num_embeddings
-        kept = {"base": backbone.base, "rows": rows, "old_rows": backbone.old_rows, "quantize": backbone.quantize}
+        kept = {"base": backbone.base, "version": backbone.version, "rows": rows, "old_rows": backbone.old_rows,
+                "quantize": backbone.quantize}  # fmt: skip
         (folder / ADAPTER_BASE).write_text(json.dumps(kept) + "\n")
         backbone.tokenizer.save_pretrained(folder)
     else:
@@ -200,7 +208,17 @@ def open_saved(
         return Backbone(load(str(folder), dtype).model, tok, None)
     quantize = kept.get("quantize", "none") if as_trained else "none"
     base = load(kept["base"], dtype, quantize)
+    if kept.get("version", base.version) not in (None, base.version):
+        raise UserError(
+            f"{folder}: its adapter was trained on version {kept['version']} of {kept['base']}, whose weights are now "
+            f"{base.version}. Put those back, or train again"
+        )
     item_rows.grow(base.model, kept["rows"], kept["old_rows"])
     return Backbone(
-        adapters.attach(base.model, folder, trainable=trainable), tok, kept["base"], kept["old_rows"], quantize
+        adapters.attach(base.model, folder, trainable=trainable),
+        tok,
+        kept["base"],
+        kept["old_rows"],
+        quantize,
+        base.version,
     )

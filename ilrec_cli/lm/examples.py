@@ -194,6 +194,18 @@ class Examples:
         """About how many tokens each example has: for batches of like length."""
         return self.windows.lengths
 
+    def sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, supervised tokens) of every example, without building it."""
+        windows, layout = self.windows, self.layout
+        before_F = np.concatenate([[0], self.catalogue.length_I[self.sequences.items].cumsum()])
+        context_E = windows.first - windows.start
+        shown_E = before_F[windows.first] - before_F[windows.start]
+        if not layout.closed:  # the end token of an item gives way to the separator, of which the last has none
+            shown_E = shown_E - context_E
+        shown_E = shown_E + len(layout.separator) * np.maximum(context_E - 1, 0)
+        supervised_E = before_F[windows.stop] - before_F[windows.first]
+        return len(layout.lead) + shown_E + len(layout.tail) + supervised_E, supervised_E
+
     def targets(self, rows: np.ndarray) -> int:
         """Number of targets of some examples."""
         windows = self.windows.take(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ilrec_cli.errors import UserError
+
+BLOCKS, BLOCK = 64, 1 << 16  # pieces of a weight file, and bytes of each, that its version is made of
 
 
 @contextmanager
@@ -24,12 +27,10 @@ def explained(name: str, role: str) -> Iterator[None]:
         )
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"{role} '{name}': the folder holds no config.json, so it is no Hugging Face model")
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        if isinstance(error, UserError):
+    except Exception as error:  # what a file may hold has no end: transformers fails at it in as many ways
+        if isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise
         raise UserError(f"{role} '{name}': {_reason(name, error)}") from error
 
@@ -45,6 +46,31 @@ def tokenizer(name: str, *, local_files_only: bool = False) -> Any:
     if len(found) <= len(set(found.all_special_tokens)):
         raise ValueError("it has no tokenizer: files such as tokenizer.json are missing")
     return found
+
+
+def version(name: str) -> str | None:
+    """16 hex digits that tell a model's weights from others under the same name; None where they are not here yet.
+
+    Of a folder, or of a copy in HF_HOME: config.json, and of every weight file its size and BLOCKS pieces of it, which
+    any training changes. Of 16 GB that takes no longer than of 16 MB.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        found = None if name.startswith((".", "/", "~")) else try_to_load_from_cache(name, "config.json")
+        if not isinstance(found, str):
+            return None
+        folder = Path(found).parent
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for place in range(BLOCKS):
+                file.seek(place * max(size - BLOCK, 0) // (BLOCKS - 1))
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()[:16]
 
 
 def no_bars() -> None:
@@ -94,7 +120,9 @@ def _reason(name: str, error: BaseException) -> str:
         return f"it has no safetensors weights, and ilrec loads no pickles; convert it ({' '.join(str(error).split())[:120]})"
     if "trust_remote_code" in str(error):
         return "it needs code of its own, which ilrec does not run; choose an architecture that transformers has"
-    return " ".join(str(error).split())[:300]
+    said = " ".join(str(error).split())[:300]
+    known = isinstance(error, OSError | ValueError | ImportError)
+    return said if known else f"transformers cannot open it ({type(error).__name__}: {said}). Is its config.json whole?"
 
 
 def _offline() -> bool:

@@ -39,7 +39,7 @@ def skeleton(name: str, dtype: torch.dtype, device: str = "meta") -> Backbone:
 
     config, tokens = _config(name)
     tokenizer = _tokenizer(name) or GuessedTokenizer(tokens, starts=config.model_type == "llama")
-    with hub.without_reports(), torch.device(device):
+    with hub.explained(name, "backbone"), hub.without_reports(), torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return Backbone(model, tokenizer, name)
 

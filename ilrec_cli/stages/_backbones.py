@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from ilrec_cli.errors import UserError
 from ilrec_cli.lm import backbone, candidate_prompts, candidates, prompts
 from ilrec_cli.lm.adapters import Lora
 from ilrec_cli.lm.backbone import Backbone
+from ilrec_cli.lm.examples import Examples
 from ilrec_cli.lm.tasks import known, parse
 from ilrec_cli.settings import Train
 from ilrec_cli.stages import _models
@@ -59,6 +61,21 @@ def started(settings: Train, run: Artifact, ids: Artifact) -> Backbone:
     if settings.gradient_checkpointing:
         _recompute(opened.model)
     return opened
+
+
+def readable(settings: Train, opened: Backbone) -> Train:
+    """The settings with examples of --tasks no longer than the model has positions for."""
+    return replace(settings, max_length=min(settings.max_length, backbone.context(opened.model) or settings.max_length))
+
+
+def refuse_unreadable(examples: Examples, settings: Train, opened: Backbone) -> None:
+    """`UserError` if an example is longer than the model has positions for: some fail there, others read on as noise."""
+    limit, longest = backbone.context(opened.model), int(examples.sizes()[0].max(initial=0))
+    if limit and longest > limit:
+        raise UserError(
+            f"--backbone {settings.backbone} reads {limit:,} tokens, the longest example has {longest:,}. Preprocess with a "
+            "smaller --max-history, build shorter identifiers, or choose a backbone that reads more"
+        )
 
 
 def _recompute(model: Any) -> None:

@@ -79,7 +79,9 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     rows, notes = None, list[str]()
     if any(phase.data == "next_item" for phase in phases) or settings.tasks == (candidates.TASK,):
         once = partial(_processes.once_a_machine, accelerator=accelerator)
-        rows, notes = make_rows(settings, data, items, opened.tokenizer, once)
+        rows, notes = make_rows(_backbones.readable(settings, opened), data, items, opened.tokenizer, once)
+    if rows is None:
+        _backbones.refuse_unreadable(examples, settings, opened)
     choices = rows if isinstance(rows, CandidateExamples) else None
     max_history = data.json("card.json")["max_history"]
     for phase in phases:

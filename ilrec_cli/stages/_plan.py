@@ -27,7 +27,7 @@ from ilrec_cli.stages._candidate_sets import Sets
 from ilrec_cli.stages._job import Task
 from ilrec_cli.trie import ItemTrie
 
-ROWS = 1024  # examples tokenised at a time
+ROWS = 1024  # nodes looked at at a time
 
 
 class Traffic(NamedTuple):
@@ -69,8 +69,12 @@ def open_examples(task: Task, opened: Backbone) -> Planned:
     """The training examples, with the tokens of an equipped backbone."""
     settings, data = task.settings, task.parents["data"]
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
-    rows, _ = _job.make_rows(settings, data, items, opened.tokenizer)
-    return rows or _job.make_examples(settings, data, items, _tasks.layouts(settings, opened.tokenizer)[0])
+    rows, _ = _job.make_rows(_backbones.readable(settings, opened), data, items, opened.tokenizer)
+    if rows is not None:
+        return rows
+    examples = _job.make_examples(settings, data, items, _tasks.layouts(settings, opened.tokenizer)[0])
+    _backbones.refuse_unreadable(examples, settings, opened)
+    return examples
 
 
 def targets(examples: Planned) -> int:
@@ -116,16 +120,8 @@ def _sizes(examples: Planned) -> tuple[np.ndarray, ...]:
     if isinstance(examples, CandidateExamples):
         answer_E = examples.prompts.catalogue.length_I[examples.target_E]
         return examples.lengths(), answer_E, np.ones(len(examples), int), (examples.history_ET >= 0).sum(1)
-    parts = []
-    for start in range(0, len(examples), ROWS):
-        rows = np.arange(start, min(start + ROWS, len(examples)))
-        batch = examples.batch(rows)
-        width = batch.input_BS.shape[1]
-        row_N = batch.position_N.numpy() // width
-        parts.append((batch.mask_BS.sum(1).numpy(), np.bincount(row_N, minlength=len(rows))))
-    length_E, supervised_E = (np.concatenate(column) for column in zip(*parts, strict=True))
     windows = examples.windows
-    return length_E, supervised_E, windows.stop - windows.first, windows.stop - 1 - windows.start
+    return *examples.sizes(), windows.stop - windows.first, windows.stop - 1 - windows.start
 
 
 def children(task: Task, items: Catalogue) -> int:

@@ -14,9 +14,8 @@ from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
 
-NO_SETTINGS = (
-    "wording",
-)  # part of what a run is, kept in its manifest, and not to be given: config.yaml has none of it
+# Part of what a run is, kept in its manifest, and not to be given: config.yaml has none of it.
+NO_SETTINGS = ("wording", "backbone_version")
 
 
 class Task(Protocol):

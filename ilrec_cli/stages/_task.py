@@ -7,7 +7,7 @@ from dataclasses import replace
 from ilrec_cli import config as configs
 from ilrec_cli import plugins
 from ilrec_cli.errors import UserError
-from ilrec_cli.lm import backbone
+from ilrec_cli.lm import backbone, hub
 from ilrec_cli.lm.candidates import TASK
 from ilrec_cli.settings import Train
 from ilrec_cli.stages import _inputs, _start, _tasks
@@ -43,8 +43,20 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
     return Task(config, method, options, needs, parents, recorded)
 
 
-def worded(task: Task) -> Task:
-    """The same run, with the wording of its prompts as part of what it is."""
+def identified(task: Task) -> Task:
+    """The same run, with all that it is beside its settings: the weights that it starts from, the wording of its prompts."""
+    return _worded(_based(task))
+
+
+def _based(task: Task) -> Task:
+    """With the version of the weights that it starts from, where they are here."""
+    name = task.settings.backbone
+    version = None if "from" in task.parents or backbone.is_tiny(name) else hub.version(name)
+    return task if version is None else task._replace(recorded=task.recorded | {"backbone_version": version})
+
+
+def _worded(task: Task) -> Task:
+    """With the wording of its prompts."""
     start = task.parents.get("from")
     phases = [phase for phase in task.method.phases(task.options) if not (phase.start and start is not None)]
     tasks = task.settings.tasks

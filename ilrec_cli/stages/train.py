@@ -23,7 +23,7 @@ from ilrec_cli.stages._job import Prepared, Task
 def run(config: Train) -> dict[str, Any]:
     """Train, write WORK/DATASET/runs/NAME/train, print where it lies."""
     console = Console.of(config)
-    task = _task.worded(_task.decided(config))
+    task = _task.identified(_task.decided(config))
     config = task.settings
     name = config.name or f"{config.method}-{configs.fingerprint(_run_folder.identity(task))}-s{config.seed}"
     folder = _inputs.dataset_dir(config) / "runs" / folders.plain_name(name, "--name") / "train"

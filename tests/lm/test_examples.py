@@ -138,3 +138,15 @@ def test_the_tries_paths_are_what_the_collator_produces(tok: Any) -> None:
     for item in range(len(TOKENS)):
         assert catalogue.token_ID[item][: catalogue.length_I[item]].tolist() == path(tok, item)
     assert catalogue.trie.leaf_of(torch.tensor([0, 3])).unique().numel() == 1
+
+
+def test_sizes_are_those_of_the_batches(tok: Any) -> None:
+    catalogue = Catalogue.build(TOKENS, tok)
+    user, end = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 4, 1, 2])
+    stream = Examples(SEQUENCES, training_windows(SEQUENCES, np.array([3, 1]), 2), catalogue, Layout.stream(tok))
+    prompts_ = Examples.per_target(SEQUENCES, user, end, 3, catalogue, Layout.prompt(tok, TEMPLATE))
+    for examples in (stream, prompts_):
+        size_E, supervised_E = examples.sizes()
+        for row in range(len(examples)):
+            batch = examples.batch(np.array([row]))
+            assert (size_E[row], supervised_E[row]) == (batch.mask_BS.sum(), len(batch.target_N))

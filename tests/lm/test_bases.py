@@ -1,0 +1,139 @@
+"""What a pretrained base has to be, and to stay: the same weights, long enough, a configuration that can be opened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_LM, Finished, llama
+from safetensors.torch import load_file, save_file
+from test_backbone import saved_base
+
+from ilrec_cli.lm import backbone, hub, tokenizer
+
+Run = Callable[..., Finished]
+
+
+def retrain(base: str) -> None:
+    """Another model under the same name: what a training does to every weight."""
+    path = Path(base) / "model.safetensors"
+    torch.manual_seed(1)
+    save_file({name: value + 0.3 * torch.randn_like(value) for name, value in load_file(path).items()}, path,
+              metadata={"format": "pt"})  # fmt: skip
+
+
+def test_a_version_is_of_the_weights_and_not_of_their_place(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "a", tied=False)
+    known = hub.version(base)
+    assert known == hub.version(shutil.copytree(base, tmp_path / "b").as_posix())
+    assert hub.version("./nowhere") is None
+    (tmp_path / "b" / "README.md").write_text("a word more")
+    assert hub.version(str(tmp_path / "b")) == known
+    retrain(str(tmp_path / "b"))
+    assert hub.version(str(tmp_path / "b")) != known
+
+
+def test_a_copy_of_the_hub_has_the_version_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert hub.version("someone/model") is None
+    folder = tmp_path / "hub" / "models--someone--model"
+    base = saved_base(folder / "snapshots" / "abc", tied=False)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    assert hub.version("someone/model") == hub.version(base)
+
+
+def test_an_adapter_is_not_put_on_another_base(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    base = saved_base(tmp_path / "base", tied=False)
+    common = ["--dataset", "toy", "--work", own_world]
+    train = ["train", *common, "--backbone", base, "--tuning", "lora", *TINY_LM, "--epochs", "2"]
+    assert ilrec(*train, "--name", "done", "--max-steps", "2").code == 0
+    model = own_world / "toy" / "runs" / "done" / "train" / "model"
+    assert ilrec("evaluate", *common, "--run", "done", "--limit-users", "5").code == 0
+    retrain(base)
+    for command in (["evaluate", "--limit-users", "6"], ["export", "--merge", "--output", tmp_path / "out"]):
+        line = ilrec(*command, *common, "--run", "done").one_line()
+        assert "its adapter was trained on version" in line
+        assert "Put those back, or train again" in line
+    assert not (tmp_path / "out").exists()
+    line = ilrec(*train, "--name", "done", "--max-steps", "2").one_line()
+    assert "backbone_version is" in line, "a finished run of another base is not this one"
+    kept = json.loads((model / "ilrec_base.json").read_text())
+    kept.pop("version")  # as runs from before it was kept have it
+    (model / "ilrec_base.json").write_text(json.dumps(kept))
+    assert backbone.open_saved(model, torch.float32).base == base
+
+
+def test_a_training_goes_on_from_the_base_that_it_began_with(own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    from ilrec_cli.lm.loop import Loop
+
+    base = saved_base(tmp_path / "base", tied=False)
+    train = ["train", "--dataset", "toy", "--work", own_world, "--backbone", base, "--tuning", "lora", *TINY_LM,
+             "--name", "run", "--save-every", "1"]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        validate = Loop._validate
+
+        def stopped(self: Any) -> None:
+            validate(self)
+            raise KeyboardInterrupt
+
+        patch.setattr(Loop, "_validate", stopped)
+        assert ilrec(*train).code == 130
+    weights = (Path(base) / "model.safetensors").read_bytes()
+    retrain(base)
+    assert "--resume: backbone_version is" in ilrec(*train, "--resume").one_line()
+    (Path(base) / "model.safetensors").write_bytes(weights)
+    assert ilrec(*train, "--resume").code == 0
+
+
+def short_base(folder: Path, architecture: str) -> str:
+    """A base that reads 40 tokens, fewer than a prompt has."""
+    tok = tokenizer.train(["some words to spell things with"], 300, adds_bos=True)
+    if architecture == "Llama":
+        model = llama(vocabulary=len(tok), layers=2, max_position_embeddings=40)
+    else:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tok), n_embd=32, n_layer=2, n_head=2, n_positions=40))
+    model.save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "GPT2"])
+def test_prompts_longer_than_the_base_reads_are_refused(
+    architecture: str, own_world: Path, tmp_path: Path, ilrec: Run
+) -> None:
+    base = short_base(tmp_path / "base", architecture)
+    flags = ["--dataset", "toy", "--work", own_world, "--method", "sft", "--backbone", base, *TINY_LM]
+    for command in (["train", "--name", "short"], ["plan"]):
+        line = ilrec(*command, *flags, "--prompt", "input").one_line()
+        assert "reads 40 tokens, the longest example has" in line, command
+        assert "--max-history" in line
+        line = ilrec(*command, *flags, "--tasks", "next_item").one_line()
+        assert "longer than --max-length 40" in line, command
+    assert not (own_world / "toy" / "runs" / "short").exists()
+
+
+BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "layers": lambda config: {**config, "num_hidden_layers": 1, "layer_types": ["full_attention"] * 3},
+    "activation": lambda config: {**config, "hidden_act": "foo"},
+    "list": lambda config: [config],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_configuration_is_said_in_a_line(name: str, own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    base = Path(saved_base(tmp_path / "base", tied=True))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(BROKEN[name](config)))
+    for command in ("train", "plan"):
+        line = ilrec(command, "--dataset", "toy", "--work", own_world, "--method", "sft", "--backbone", base).one_line()
+        assert f"backbone '{base}'" in line
