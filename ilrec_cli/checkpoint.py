@@ -157,8 +157,10 @@ def refuse_other(then: dict[str, Any], identity: dict[str, Any]) -> None:
 def first_difference(then: dict[str, Any], identity: dict[str, Any]) -> tuple[str, Any, Any]:
     """(setting, its value in `identity`, in `then`) of the first one that differs; an empty name where none does."""
     then, identity = _flat(then), _flat(identity)
-    for name in ("wording", "backbone_version"):  # runs from before they were kept can go on
-        then.setdefault(name, identity.get(name))
+    then.setdefault("wording", identity.get("wording"))  # runs from before it was kept can go on
+    if not then.get("backbone_version") or not identity.get("backbone_version"):
+        # Not known of runs from before it was kept, nor of the Hub's weights until they are here.
+        then["backbone_version"] = identity["backbone_version"] = None
     # Options depend on the method.
     every = sorted(then.keys() | identity.keys(), key=lambda key: (key != "method", key))
     keys = (key for key in every if then.get(key) != identity.get(key))

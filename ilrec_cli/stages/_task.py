@@ -43,20 +43,18 @@ def decided(config: Train, *, rewards: bool = True) -> Task:
     return Task(config, method, options, needs, parents, recorded)
 
 
-def identified(task: Task) -> Task:
-    """The same run, with all that it is beside its settings: the weights that it starts from, the wording of its prompts."""
-    return _worded(_based(task))
+def based(task: Task) -> Task:
+    """The same run, with the version of the weights that it starts from as part of what it is, where they are here.
 
-
-def _based(task: Task) -> Task:
-    """With the version of the weights that it starts from, where they are here."""
+    No part of its name: weights of the Hub have a version from the second time on.
+    """
     name = task.settings.backbone
     version = None if "from" in task.parents or backbone.is_tiny(name) else hub.version(name)
     return task if version is None else task._replace(recorded=task.recorded | {"backbone_version": version})
 
 
-def _worded(task: Task) -> Task:
-    """With the wording of its prompts."""
+def worded(task: Task) -> Task:
+    """The same run, with the wording of its prompts as part of what it is."""
     start = task.parents.get("from")
     phases = [phase for phase in task.method.phases(task.options) if not (phase.start and start is not None)]
     tasks = task.settings.tasks

@@ -104,7 +104,7 @@ class _Sweep:
         where = f"ilrec sweep, trial {_search.named(drawn)}"
         values = self.values(drawn)
         inputs = {"work": self.config.work, **({"data": self.config.data} if self.config.data else {})}
-        task = _task.identified(_task.decided(configs.build(Train, presets.under(Train, {**values, **inputs}), where)))
+        task = _task.worded(_task.decided(configs.build(Train, presets.under(Train, {**values, **inputs}), where)))
         recorded = {**task.recorded, **task.recorded["options"]}
         changed = {key: recorded.get(key, value) for key, value in drawn.items()}
         return Trial(changed, task.settings, values, _run_folder.identity(task))

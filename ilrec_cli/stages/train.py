@@ -23,9 +23,10 @@ from ilrec_cli.stages._job import Prepared, Task
 def run(config: Train) -> dict[str, Any]:
     """Train, write WORK/DATASET/runs/NAME/train, print where it lies."""
     console = Console.of(config)
-    task = _task.identified(_task.decided(config))
+    task = _task.worded(_task.decided(config))
     config = task.settings
     name = config.name or f"{config.method}-{configs.fingerprint(_run_folder.identity(task))}-s{config.seed}"
+    task = _task.based(task)
     folder = _inputs.dataset_dir(config) / "runs" / folders.plain_name(name, "--name") / "train"
     if _run_folder.is_finished(folder, task):
         console.say(f"Already trained: {folder}\nNext: ilrec evaluate {_inputs.flags(config)} --run {name}")

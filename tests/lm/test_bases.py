@@ -65,6 +65,10 @@ def test_an_adapter_is_not_put_on_another_base(own_world: Path, tmp_path: Path, 
     assert not (tmp_path / "out").exists()
     line = ilrec(*train, "--name", "done", "--max-steps", "2").one_line()
     assert "backbone_version is" in line, "a finished run of another base is not this one"
+    unnamed = [*train, "--max-steps", "1", "--json"]
+    before = json.loads(ilrec(*unnamed).out.splitlines()[-1])["path"]
+    retrain(base)
+    assert before in ilrec(*unnamed).one_line(), "the same name, and refused"
     kept = json.loads((model / "ilrec_base.json").read_text())
     kept.pop("version")  # as runs from before it was kept have it
     (model / "ilrec_base.json").write_text(json.dumps(kept))
