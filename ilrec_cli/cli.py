@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def invoke(argv: Sequence[str]) -> dict[str, Any]:
     """Run a command inside this process and return what `--json` would print. Errors are raised."""
-    command = _command_line(argv)
+    command = _command_line(list(argv))
     result = command.main(args=list(argv), prog_name="ilrec", standalone_mode=False)
     if result == INTERRUPTED:
         raise KeyboardInterrupt
@@ -99,7 +99,7 @@ def _execute(command: str, given: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _command_line(argv: Sequence[str]) -> Any:
+def _command_line(argv: list[str]) -> Any:
     """Every command, and the flags of the one that is called: those of all would cost each start a tenth of a second."""
     app = typer.Typer(
         name="ilrec",
@@ -109,9 +109,10 @@ def _command_line(argv: Sequence[str]) -> Any:
         add_completion=False,
     )
     app.callback()(_top)
+    given = list(argv[1:] if argv[:1] == ["--"] else argv)
     for command in COMMANDS:
         words = command.split()
-        _add_command(app, command, called=list(argv[: len(words)]) == words)
+        _add_command(app, command, called=given[: len(words)] == words)
     for folder, what in LISTINGS.items():
         _add_listing(app, folder, what)
     return typer.main.get_command(app)

@@ -112,6 +112,11 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli._guarded(["doctor"])
 
 
+@pytest.mark.parametrize("command", [["train", "--dataset", "d", "--epochs", "many"], ["runs", "ls", "--dataset", "."]])
+def test_two_dashes_before_a_command_change_nothing(command: list[str], ilrec: Callable[..., Finished]) -> None:
+    assert ilrec("--", *command).one_line() == ilrec(*command).one_line()
+
+
 def test_dashes_and_underscores_in_flags_and_choices(tmp_path: Path, ilrec: Callable[..., Finished]) -> None:
     for flags in (["--limit-users", "30", "--user_k", "4"], ["--limit_users", "30", "--user-k", "4"]):
         result = ilrec(

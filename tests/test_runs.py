@@ -36,6 +36,17 @@ def said(result: Finished) -> Any:
     return json.loads(result.out.splitlines()[-1])
 
 
+def test_the_figures_are_those_of_the_weights_that_were_kept(copy: Path, ilrec: Run) -> None:
+    """A higher validation whose weights were lost is not the run's."""
+    log = copy / "toy" / "runs" / "sft" / "train" / "log.jsonl"
+    lost = {"step": 1, "best": True, "valid_ndcg@10": 0.9, "valid_hit@10": 0.95}
+    log.write_text(json.dumps(lost) + "\n" + log.read_text())
+    kept = [row for row in read_log(log) if row.get("best")][-1]
+    listed = {row["name"]: row for row in said(ilrec("runs", "ls", "--work", copy, "--json"))["runs"]}["sft"]
+    assert listed["training"]["valid_ndcg@10"] == kept["valid_ndcg@10"] < 0.9
+    assert listed["training"]["best_step"] == kept["step"]
+
+
 def test_every_run_is_listed_with_what_its_files_say(copy: Path, ilrec: Run) -> None:
     unfinished = copy / "toy" / "runs" / "half" / "train"
     unfinished.mkdir(parents=True)

@@ -60,6 +60,11 @@ class Catalogue:
         """The end token."""
         return int(self.token_ID[0, self.length_I[0] - 1])
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest path that a model reads: all but the end token, which is only predicted."""
+        return self.token_ID.shape[1] - 1
+
     @classmethod
     def build(cls, tokens: list[list[str]], tokenizer: Any) -> Catalogue:
         """From each item's identifier tokens, every one of which the tokenizer must know as a single token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,19 +52,15 @@ def tokenizer(name: str, *, local_files_only: bool = False) -> Any:
 def version(name: str) -> str | None:
     """16 hex digits that tell a model's weights from others under the same name; None where they are not here yet.
 
-    Of a folder, or of a copy in HF_HOME: config.json, and of every weight file its size and BLOCKS pieces of it, which
-    any training changes. Of 16 GB that takes no longer than of 16 MB.
+    Of a folder, or of a copy in HF_HOME: its configuration, and of every weight file its size and BLOCKS pieces of it.
+    A training changes all of them; an edit of a few weights may pass. Of 16 GB that takes no longer than of 16 MB.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        found = None if name.startswith((".", "/", "~")) else try_to_load_from_cache(name, "config.json")
-        if not isinstance(found, str):
-            return None
-        folder = Path(found).parent
+    folder = _local(name)
+    if folder is None:
+        return None
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+    digest.update(json.dumps(_settings(folder / "config.json"), sort_keys=True).encode())
+    for path in _weight_files(folder):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
@@ -71,6 +68,38 @@ def version(name: str) -> str | None:
                 file.seek(place * max(size - BLOCK, 0) // (BLOCKS - 1))
                 digest.update(file.read(BLOCK))
     return digest.hexdigest()[:16]
+
+
+def _local(name: str) -> Path | None:
+    """The folder of that name, or the copy in HF_HOME."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # no name that the Hub could know
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _settings(file: Path) -> Any:
+    """What config.json says, without what only tells which transformers wrote it; None where it says nothing."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return {key: found[key] for key in found if key != "transformers_version"} if isinstance(found, dict) else found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that `from_pretrained` reads: model.safetensors, or else the parts that its index names."""
+    whole = folder / "model.safetensors"
+    parts = _settings(folder / "model.safetensors.index.json")
+    named = parts.get("weight_map", {}) if isinstance(parts, dict) and not whole.is_file() else {}
+    names = sorted({str(part) for part in named.values()}) if isinstance(named, dict) else []
+    return [path for path in (whole, *(folder / name for name in names)) if path.is_file()]
 
 
 def no_bars() -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ilrec_cli.errors import UserError
 from ilrec_cli.histories import Sequences, histories, targets
 from ilrec_cli.lm.allowed import Allowed
+from ilrec_cli.lm.backbone import context
 from ilrec_cli.lm.decode import StepScores, beam_search, expand
 from ilrec_cli.lm.early_exit import early_exit
 from ilrec_cli.lm.exact import exact_scores
@@ -48,6 +50,7 @@ class Ranker:
         self.catalogue, self.layout = catalogue, layout
         self.beams, self.guide = beams, guide
         self.scoring: dict[str, Any] = {"normalize": normalize, "length_penalty": length_penalty}
+        self.limit = context(model)
         self.device = next(model.parameters()).device
         self.trie = catalogue.trie.to(self.device)
         self.popularity_I = torch.from_numpy(popularity_I).to(self.device)
@@ -63,7 +66,7 @@ class Ranker:
         steps = [] if self.guide is None else [self._guided(self.guide, history_BT, user_B)]
         steps += [] if allowed is None else [allowed.step_scores]
         leaf_BK, score_BK = beam_search(
-            self.model, *self._prompts(history_BT), self.trie, beams=self.beams, step_scores=_one_after_another(steps),
+            self.model, *self._prompts(history_BT, self.catalogue.longest), self.trie, beams=self.beams, step_scores=_one_after_another(steps),
             **self.scoring,
         )  # fmt: skip
         return self._items(leaf_BK, score_BK, k, allowed)
@@ -71,13 +74,15 @@ class Ranker:
     def write(self, history_BT: np.ndarray, *, beams: int, max_new_tokens: int, end_token: int) -> torch.Tensor:
         """token_BT: the best free response to each history by `generate`, end token included, padded with -1."""
         token_BKT, _ = generate(
-            self.model, *self._prompts(history_BT), beams=beams, max_new_tokens=max_new_tokens, end_token=end_token
-        )
+            self.model, *self._prompts(history_BT, max_new_tokens), beams=beams, max_new_tokens=max_new_tokens,
+            end_token=end_token,
+        )  # fmt: skip
         return token_BKT[:, 0]
 
     def exact(self, history_BT: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """As `rank`, from the scores of the whole catalogue: what a search with as many beams as leaves finds."""
-        leaf_L, score_BL = exact_scores(self.model, *self._prompts(history_BT), self.trie, **self.scoring)
+        prompts = self._prompts(history_BT, self.catalogue.longest)
+        leaf_L, score_BL = exact_scores(self.model, *prompts, self.trie, **self.scoring)
         best_Bk = top_k(score_BL, k)
         return self._items(leaf_L[best_Bk], score_BL.gather(1, best_Bk), k)
 
@@ -85,9 +90,18 @@ class Ranker:
         user = None if user_B is None else torch.from_numpy(user_B).to(self.device)
         return guide.over(self.trie, torch.from_numpy(history_BT).to(self.device), user)
 
-    def _prompts(self, history_BT: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Histories as tokens, with the model's thought behind each where it was trained to think."""
+    def _prompts(self, history_BT: np.ndarray, answer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Histories as tokens, with the model's thought behind each where it was trained to think.
+
+        `UserError` where the model has no positions for them and an answer of so many tokens.
+        """
         input_BS, mask_BS = (part.to(self.device) for part in self.layout.prompts(self.catalogue, history_BT))
+        longest = input_BS.shape[1] + self.layout.thought + answer
+        if self.limit is not None and longest > self.limit:
+            raise UserError(
+                f"the model reads {self.limit:,} tokens, the longest of these prompts has {longest:,} with its answer. "
+                "Train a model that reads more, or on shorter histories (ilrec preprocess --max-history)"
+            )
         if not self.layout.thought:
             return input_BS, mask_BS
         return likeliest(self.model, input_BS, mask_BS, tokens=self.layout.thought, end_token=self.catalogue.end)

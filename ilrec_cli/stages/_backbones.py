@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.errors import UserError
+from ilrec_cli.histories import Windows
 from ilrec_cli.lm import backbone, candidate_prompts, candidates, prompts
 from ilrec_cli.lm.adapters import Lora
 from ilrec_cli.lm.backbone import Backbone
-from ilrec_cli.lm.examples import Examples
+from ilrec_cli.lm.examples import Catalogue, Examples, Layout
 from ilrec_cli.lm.tasks import known, parse
 from ilrec_cli.settings import Train
-from ilrec_cli.stages import _models
+from ilrec_cli.stages import _inputs, _models
 
 
 def open_backbone(settings: Train, data: Artifact) -> Backbone:
@@ -68,14 +70,33 @@ def readable(settings: Train, opened: Backbone) -> Train:
     return replace(settings, max_length=min(settings.max_length, backbone.context(opened.model) or settings.max_length))
 
 
-def refuse_unreadable(examples: Examples, settings: Train, opened: Backbone) -> None:
-    """`UserError` if an example is longer than the model has positions for: some fail there, others read on as noise."""
-    limit, longest = backbone.context(opened.model), int(examples.sizes()[0].max(initial=0))
+def refuse_unreadable(
+    settings: Train, opened: Backbone, data: Artifact, items: Catalogue, layout: Layout, examples: Examples | None
+) -> None:
+    """`UserError` if an example, or a prompt of an evaluation with its item, has more tokens than the model positions.
+
+    Models that learn a vector for every position fail there; the others read on, as noise.
+    """
+    limit = backbone.context(opened.model)
+    longest = max(0 if examples is None else int(examples.sizes()[0].max()), _longest_asked(data, items, layout))
     if limit and longest > limit:
+        advice = ["Preprocess with a smaller --max-history", "build shorter identifiers", "choose another backbone"]
         raise UserError(
-            f"--backbone {settings.backbone} reads {limit:,} tokens, the longest example has {longest:,}. Preprocess with a "
-            "smaller --max-history, build shorter identifiers, or choose a backbone that reads more"
+            f"--backbone {settings.backbone} reads {limit:,} tokens, a prompt and its item have up to {longest:,}. "
+            + ", or ".join(advice[: 2 if backbone.is_tiny(settings.backbone) else 3])
         )
+
+
+def _longest_asked(data: Artifact, items: Catalogue, layout: Layout) -> int:
+    """Tokens of the longest prompt with a validation target as its last item, a thought and the longest identifier.
+
+    So long are the prompts for the test item after it, which no training may read.
+    """
+    sequences, shown = _inputs.sequences(data), data.json("card.json")["max_history"]
+    _, user, end = _inputs.events(data, "valid")
+    stop = sequences.offsets[user] + end + 1
+    prompts_E = Examples(sequences, Windows(stop - np.minimum(end + 1, shown), stop, stop), items, layout)
+    return int(prompts_E.sizes()[0].max(initial=0)) + layout.thought + items.longest
 
 
 def _recompute(model: Any) -> None:

@@ -73,16 +73,17 @@ def prepare(task: Task, folder: Path, opened: Backbone | None = None) -> Prepare
     else:
         opened = _backbones.equipped(opened or _backbones.open_backbone(settings, data), settings, task.parents["ids"])
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
-    layout = _layout(task, opened)
+    layout = layout_of(task, opened)
     examples = make_examples(settings, data, items, layout)
     phases = phases_of(task)
     rows, notes = None, list[str]()
     if any(phase.data == "next_item" for phase in phases) or settings.tasks == (candidates.TASK,):
         once = partial(_processes.once_a_machine, accelerator=accelerator)
         rows, notes = make_rows(_backbones.readable(settings, opened), data, items, opened.tokenizer, once)
-    if rows is None:
-        _backbones.refuse_unreadable(examples, settings, opened)
     choices = rows if isinstance(rows, CandidateExamples) else None
+    if choices is None:
+        read = examples if rows is None else None
+        _backbones.refuse_unreadable(settings, opened, data, items, layout, read)
     max_history = data.json("card.json")["max_history"]
     for phase in phases:
         if phase.check is not None:
@@ -168,7 +169,7 @@ def reward_source(scorer: Any | None, trie: ItemTrie) -> Callable[[Batch], Rewar
     return rewards
 
 
-def _layout(task: Task, opened: Backbone) -> Layout:
+def layout_of(task: Task, opened: Backbone) -> Layout:
     """How histories become tokens: as in the run that this one starts from, if it does."""
     thought = getattr(task.options, "thoughts", 0)
     if thought and task.settings.vocab_scope == "ids":

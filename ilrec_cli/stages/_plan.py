@@ -22,7 +22,7 @@ from ilrec_cli.lm.examples import Catalogue, Examples
 from ilrec_cli.lm.task_rows import TaskRows
 from ilrec_cli.methods._phase import Phase
 from ilrec_cli.settings import Plan
-from ilrec_cli.stages import _backbones, _job, _models, _tasks
+from ilrec_cli.stages import _backbones, _job, _models
 from ilrec_cli.stages._candidate_sets import Sets
 from ilrec_cli.stages._job import Task
 from ilrec_cli.trie import ItemTrie
@@ -70,11 +70,12 @@ def open_examples(task: Task, opened: Backbone) -> Planned:
     settings, data = task.settings, task.parents["data"]
     items = _models.catalogue(task.parents["ids"], opened.tokenizer)
     rows, _ = _job.make_rows(_backbones.readable(settings, opened), data, items, opened.tokenizer)
-    if rows is not None:
+    if isinstance(rows, CandidateExamples):
         return rows
-    examples = _job.make_examples(settings, data, items, _tasks.layouts(settings, opened.tokenizer)[0])
-    _backbones.refuse_unreadable(examples, settings, opened)
-    return examples
+    layout = _job.layout_of(task, opened)
+    examples = _job.make_examples(settings, data, items, layout)
+    _backbones.refuse_unreadable(settings, opened, data, items, layout, examples if rows is None else None)
+    return examples if rows is None else rows
 
 
 def targets(examples: Planned) -> int:

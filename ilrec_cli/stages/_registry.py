@@ -121,7 +121,8 @@ def parents(entry: Entry, known: dict[str, Path]) -> dict[str, str]:
 def training(entry: Entry) -> dict[str, Any]:
     """What the log says: the best validation, steps, epochs and seconds; nothing where there is no log."""
     log = read_log(entry.train / "log.jsonl")
-    best = max((row for row in log if "valid_ndcg@10" in row), key=lambda row: row["valid_ndcg@10"], default={})
+    # The last that was kept, not the highest: weights that were lost are sought again from the next validation on.
+    best: dict[str, Any] = next((row for row in reversed(log) if row.get("best")), {})
     last = log[-1] if log else {}
     return {
         **{name: best[name] for name in ("valid_ndcg@10", "valid_hit@10") if name in best},

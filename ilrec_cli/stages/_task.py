@@ -48,9 +48,14 @@ def based(task: Task) -> Task:
 
     No part of its name: weights of the Hub have a version from the second time on.
     """
-    name = task.settings.backbone
-    version = None if "from" in task.parents or backbone.is_tiny(name) else hub.version(name)
+    version = base_version(task.settings)
     return task if version is None else task._replace(recorded=task.recorded | {"backbone_version": version})
+
+
+def base_version(settings: Train) -> str | None:
+    """Of the weights that a run starts from; None of a model from scratch, of a run, and of what is not here yet."""
+    other = settings.from_ is not None or backbone.is_tiny(settings.backbone)
+    return None if other else hub.version(settings.backbone)
 
 
 def worded(task: Task) -> Task:

@@ -117,6 +117,7 @@ class _Sweep:
         else:
             drawn = [self.trial(each) for each in _space.drawn(self.axes, config.trials or 0, config.seed)]
             trials = list({json.dumps(trial.identity, sort_keys=True): trial for trial in drawn}.values())
+        self._refuse_other_bases(trials, read_log(log))
         at_once = max(1, len(config.devices))
         return _search.run_all(trials, log, self.run, self.console, at_once=at_once, stop=self.processes.stop)
 
@@ -126,6 +127,7 @@ class _Sweep:
         suggester = _space.Suggester(self.axes, self.config.seed, len(recorded))
         for row in recorded:
             suggester.tell(row["drawn"], row[FIGURE])
+        self._refuse_other_bases([self.trial(row["drawn"]) for row in recorded], recorded)
         self.console.say(f"{len(recorded)} of {self.config.trials} trials are recorded")
         for number in range(len(recorded) + 1, (self.config.trials or 0) + 1):
             drawn = suggester.ask()
@@ -143,6 +145,24 @@ class _Sweep:
         drawn = row.get("drawn", {})
         return _space.fits(self.axes, drawn) and self.trial(drawn).identity == row["identity"]
 
+    def _refuse_other_bases(self, trials: Sequence[Trial], recorded: Sequence[Row]) -> None:
+        """`UserError` where a recorded trial began with other weights than its backbone has now: no figures to compare."""
+        for trial in trials:
+            known, now = (
+                (_search.found(trial, recorded) or {}).get("backbone_version"),
+                _task.base_version(trial.settings),
+            )
+            if known is not None and now not in (None, known):
+                raise UserError(
+                    f"{self.folder}: its trials began with version {known} of {trial.settings.backbone}, whose weights are "
+                    f"now {now}. Put those back, choose another --name, or --overwrite"
+                )
+
+    def _is_of_another_base(self, trial: Trial, folder: Path) -> bool:
+        """Whether a run of this trial, of which no line is kept, began with other weights than its backbone has now."""
+        known = _registry.entry(folder).settings.get("backbone_version") if folder.is_dir() else None
+        return known is not None and _task.base_version(trial.settings) not in (None, known)
+
     def run(self, trial: Trial) -> Row:
         """Train once, by the command; its best validation. A run that fails is a line too."""
         mark = configs.fingerprint(trial.identity)
@@ -153,17 +173,21 @@ class _Sweep:
         flags = ["train", "--config", str(file), "--work", str(self.config.work), "--name", name]
         flags += ["--data", str(self.config.data)] if self.config.data else []
         self._wait_for(folder)
-        flags += ["--resume"] if _run_folder.has_checkpoint(folder / "train") else []
+        if self._is_of_another_base(trial, folder):
+            flags += ["--overwrite"]
+        elif _run_folder.has_checkpoint(folder / "train"):
+            flags += ["--resume"]
         try:
             self._train(flags)
         except UserError as error:
             self.console.say(f"failed: {error}")
             none = dict.fromkeys((FIGURE, "valid_hit@10", "best_step"))
             return {**none, "seconds": 0, "run": name, "failed": str(error)}
-        found = _registry.training(_registry.entry(folder))
+        entry = _registry.entry(folder)
+        found = _registry.training(entry)
         self._tidy(name, found[FIGURE])
         return {**{key: found.get(key) for key in (FIGURE, "valid_hit@10", "best_step")}, "steps": found.get("step"),
-                "seconds": found["seconds"], "run": name}  # fmt: skip
+                "seconds": found["seconds"], "run": name, "backbone_version": entry.settings.get("backbone_version")}  # fmt: skip
 
     def _wait_for(self, folder: Path) -> None:
         """A training that outlived a killed search ends first: two cannot train one run, and that says nothing of the trial."""

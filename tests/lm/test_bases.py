@@ -14,6 +14,8 @@ from conftest import TINY_LM, Finished, llama
 from safetensors.torch import load_file, save_file
 from test_backbone import saved_base
 
+from ilrec_cli import config
+from ilrec_cli.json_log import read_log
 from ilrec_cli.lm import backbone, hub, tokenizer
 
 Run = Callable[..., Finished]
@@ -34,8 +36,35 @@ def test_a_version_is_of_the_weights_and_not_of_their_place(tmp_path: Path) -> N
     assert hub.version("./nowhere") is None
     (tmp_path / "b" / "README.md").write_text("a word more")
     assert hub.version(str(tmp_path / "b")) == known
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    (tmp_path / "b" / "config.json").write_text(json.dumps({**config, "transformers_version": "6.0.0"}))
+    shutil.copy(tmp_path / "b" / "model.safetensors", tmp_path / "b" / "consolidated.safetensors")
+    assert hub.version(str(tmp_path / "b")) == known, "files that are not read, and who wrote those that are"
     retrain(str(tmp_path / "b"))
     assert hub.version(str(tmp_path / "b")) != known
+
+
+def test_a_version_is_of_all_parts_of_the_weights(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(saved_base(tmp_path / "whole", tied=False))
+    model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    parts = sorted((tmp_path / "parts").glob("model-*.safetensors"))
+    assert len(parts) > 2
+    versions = {hub.version(str(tmp_path / "parts"))}
+    for part in parts:
+        weights = {name: value + 1 for name, value in load_file(part).items()}
+        save_file(weights, part, metadata={"format": "pt"})
+        versions.add(hub.version(str(tmp_path / "parts")))
+    assert len(versions) == len(parts) + 1
+
+
+@pytest.mark.parametrize("name", ["models/llama/1b", "gpt2/", "a b", "foo--bar", "x" * 100, "-a", "a..b"])
+def test_a_name_that_nothing_can_have_is_said_in_a_line(name: str, own_world: Path, ilrec: Run) -> None:
+    assert hub.version(name) is None
+    for command, reason in (("train", "no such folder"), ("plan", "its config.json is not here")):
+        flags = ["--dataset", "toy", "--work", own_world, "--method", "sft", f"--backbone={name}"]
+        assert f"backbone '{name}': {reason}" in ilrec(command, *flags).one_line()
 
 
 def test_a_copy_of_the_hub_has_the_version_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,15 +126,36 @@ def test_a_training_goes_on_from_the_base_that_it_began_with(own_world: Path, tm
     assert ilrec(*train, "--resume").code == 0
 
 
-def short_base(folder: Path, architecture: str) -> str:
-    """A base that reads 40 tokens, fewer than a prompt has."""
+@pytest.mark.parametrize("search", ["grid", "optuna"])
+def test_trials_of_two_bases_are_not_compared(search: str, own_world: Path, tmp_path: Path, ilrec: Run) -> None:
+    if search == "optuna":
+        pytest.importorskip("optuna")
+    base, file = saved_base(tmp_path / "base", tied=False), own_world / "small.yaml"
+    settings = {"method": "sft", "backbone": base, "epochs": 1, "max_steps": 2, "valid_users": 20, "valid_beams": 4}
+    file.write_text(config.to_yaml(settings))
+    sweep = ["sweep", "--dataset", "toy", "--work", own_world, "--train", file, "--search", search,
+             "-o", "learning_rate=1e-4,5e-3"]  # fmt: skip
+    log = own_world / "toy" / "sweeps" / "sft" / "trials.jsonl"
+    assert ilrec(*sweep, "--trials", "1").code == 0
+    (row,) = read_log(log)
+    assert row["backbone_version"] == hub.version(base)
+    retrain(base)
+    line = ilrec(*sweep, "--trials", "2").one_line()
+    assert f"began with version {row['backbone_version']}" in line
+    assert read_log(log) == [row]
+    assert ilrec(*sweep, "--trials", "1", "--overwrite").code == 0
+    assert read_log(log)[0]["backbone_version"] == hub.version(base) != row["backbone_version"]
+
+
+def short_base(folder: Path, architecture: str, positions: int = 40) -> str:
+    """A base that reads few tokens."""
     tok = tokenizer.train(["some words to spell things with"], 300, adds_bos=True)
     if architecture == "Llama":
-        model = llama(vocabulary=len(tok), layers=2, max_position_embeddings=40)
+        model = llama(vocabulary=len(tok), layers=2, max_position_embeddings=positions)
     else:
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tok), n_embd=32, n_layer=2, n_head=2, n_positions=40))
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tok), n_embd=32, n_layer=2, n_head=2, n_positions=positions))
     model.save_pretrained(folder)
     tok.save_pretrained(folder)
     return str(folder)
@@ -119,11 +169,29 @@ def test_prompts_longer_than_the_base_reads_are_refused(
     flags = ["--dataset", "toy", "--work", own_world, "--method", "sft", "--backbone", base, *TINY_LM]
     for command in (["train", "--name", "short"], ["plan"]):
         line = ilrec(*command, *flags, "--prompt", "input").one_line()
-        assert "reads 40 tokens, the longest example has" in line, command
+        assert "reads 40 tokens, a prompt and its item have up to" in line, command
         assert "--max-history" in line
         line = ilrec(*command, *flags, "--tasks", "next_item").one_line()
         assert "longer than --max-length 40" in line, command
     assert not (own_world / "toy" / "runs" / "short").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions"), [("--prompt=input", 40), ("--targets=all", 20), ("--tasks=next_item", 150)]
+)
+def test_a_base_has_to_read_the_prompts_of_the_evaluation_too(
+    shape: str, positions: int, own_world: Path, tmp_path: Path, ilrec: Run
+) -> None:
+    """They are longer than those of the training; with as many positions as the line says, and no more, all goes well."""
+    flags = ["--dataset", "toy", "--work", own_world, "--method", "sft", *TINY_LM, "--max-steps", "1", shape]
+    base = short_base(tmp_path / "short", "GPT2", positions)
+    needed = int(ilrec("train", *flags, "--backbone", base).one_line().partition("have up to ")[2].partition(".")[0])
+    base = short_base(tmp_path / "shorter", "GPT2", needed - 1)
+    assert f"have up to {needed}." in ilrec("train", *flags, "--backbone", base).one_line()
+    base = short_base(tmp_path / "fits", "GPT2", needed)
+    assert ilrec("train", *flags, "--backbone", base, "--name", "fits").code == 0
+    ranked = ["evaluate", "--dataset", "toy", "--work", own_world, "--run", "fits"]
+    assert ilrec(*ranked).code == 0
 
 
 BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {

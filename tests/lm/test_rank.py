@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,18 @@ import pytest
 import torch
 from conftest import llama
 
+from ilrec_cli.errors import UserError
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.rank import Ranker
 
 END = 1
 
 
-def ranker(beams: int, **settings: Any) -> Ranker:
-    rng = np.random.default_rng(0)
+def ranker(beams: int, positions: int = 2048, **settings: Any) -> Ranker:
+    rng, model = np.random.default_rng(0), llama(layers=4, max_position_embeddings=positions)
     catalogue = Catalogue.of_paths(rng.integers(3, 9, size=(60, 3)).tolist(), END)
     layout = Layout(np.array([0]), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), True, 2)
-    return Ranker(llama(layers=4), catalogue, layout, rng.integers(0, 9, size=60), beams=beams, **settings)
+    return Ranker(model, catalogue, layout, rng.integers(0, 9, size=60), beams=beams, **settings)
 
 
 HISTORIES = np.array([[3, 7, 9, -1], [5, -1, -1, -1], [1, 2, 3, 4]])
@@ -40,6 +42,21 @@ def test_an_exit_layer_ranks_with_fewer_blocks() -> None:
     assert not torch.equal(short.rank(HISTORIES, 10)[0], whole.rank(HISTORIES, 10)[0])
     last = ranker(10, exit_layer=4).rank(HISTORIES, 10)
     assert torch.equal(last[0], whole.rank(HISTORIES, 10)[0])
+
+
+def test_what_the_model_has_no_positions_for_is_refused() -> None:
+    needed = 1 + 4 * 4 + 3  # start, four items with their end tokens, an item but for its end token
+    fits, short = (ranker(10, positions) for positions in (needed, needed - 1))
+    asked: list[Callable[[Ranker], object]] = [
+        lambda each: each.rank(HISTORIES, 5),
+        lambda each: each.exact(HISTORIES, 5),
+        lambda each: each.write(HISTORIES, beams=2, max_new_tokens=3, end_token=END),
+    ]
+    for ask in asked:
+        ask(fits)
+        with pytest.raises(UserError, match=f"reads {needed - 1} tokens, the longest of these prompts has {needed} "):
+            ask(short)
+    short.rank(HISTORIES[:2], 5)
 
 
 def test_places_are_found_without_a_table_of_items_by_leaves() -> None:
