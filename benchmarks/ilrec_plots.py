@@ -2,7 +2,7 @@
 
     python benchmarks/ilrec_plots.py
 
-One panel per setting that has cells; NDCG@10 of ILRec less that of SFT of the same seed and depth, both trained for as long,
+One panel per setting that has cells; NDCG@10 of ILRec less that of SFT of the same seed, depth and scale, both trained for as long,
 with 95 % intervals of the difference paired by user. The square stands in every panel: it is one setting, ILRec's own. What
 its other seeds give is drawn hollow.
 """
@@ -17,7 +17,7 @@ import ilrec_tables
 from _common import RESULTS
 from record_ilrec import own_value
 
-SETTINGS = {"layers": "layers", "ilrec-depth": "depth of the model", "lambda_cpd": "lambda", "beta": "beta",
+SETTINGS = {"layers": "layers", "ilrec-depth": "depth of the model", "ilrec-logits": "scale of the logits", "lambda_cpd": "lambda", "beta": "beta",
             "alpha": "alpha", "penalty": "penalty"}  # fmt: skip
 STYLES = {"changed": ("o", "C0", "C0"), "own": ("s", "C1", "C1"), "seeds": ("s", "C1", "white")}  # marker, line, inside
 TARGET = Path(__file__).parents[1] / "docs" / "ilrec-sweeps.png"
@@ -32,7 +32,7 @@ def main() -> None:
     cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("ilrec-*.json"))]
     sweeps = [cell for cell in cells if "sweep" in cell]
     panels = [setting for setting in SETTINGS if any(point[1] == "changed" for point in series(setting, sweeps))]
-    figure, axes = pyplot.subplots(2, 3, figsize=(10, 6), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(2, 4, figsize=(12, 6), sharey=True, layout="constrained")
     for axis, setting in zip(axes.flat, panels, strict=False):
         _draw(axis, series(setting, sweeps))
         axis.set_xlabel(SETTINGS[setting])

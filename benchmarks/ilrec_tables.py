@@ -99,7 +99,7 @@ def _differences(found: significance.Difference | None) -> list[str]:
 
 
 def _sweep_table(sweeps: list[dict[str, Any]]) -> str:
-    """One row per value and seed: its figures, and the difference to SFT of the same seed, epochs and depth."""
+    """One row per value and seed: its figures, and the difference to SFT of the same seed, epochs, depth and scale."""
     lines = []
     for cell in sorted(sweeps, key=lambda cell: (cell["sweep"], place(cell["value"]), cell["seed"])):
         figures = [f"{cell['test'][name]:.4f}" for name in COMPARED]
@@ -111,10 +111,11 @@ def _sweep_table(sweeps: list[dict[str, Any]]) -> str:
 
 
 def sweep_gap(cell: dict[str, Any], sweeps: list[dict[str, Any]]) -> significance.Difference | None:
-    """To SFT of the same seed and depth; none for SFT itself, or as long as that cell is not there."""
-    depth = cell["value"] if cell["sweep"] == "ilrec-depth" else BASE
-    base = [each for each in sweeps if each["sweep"] == "sft-depth" and each["value"] == depth]
-    return None if cell["sweep"] == "sft-depth" else gap([cell], base)
+    """To SFT of the same seed, depth and scale of logits; none for SFT itself, or as long as that cell is not there."""
+    row, _, setting = cell["sweep"].rpartition("-")
+    wanted = (f"sft-{setting}", cell["value"]) if row else ("sft-depth", BASE)
+    base = [each for each in sweeps if (each["sweep"], each["value"]) == wanted]
+    return None if row == "sft" else gap([cell], base)
 
 
 def place(value: str) -> tuple[float, str]:

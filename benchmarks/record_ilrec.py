@@ -6,9 +6,9 @@ One JSON per cell (row and seed) with the metrics and every test user's rank, so
 computed from the results alone. A cell whose file is there is skipped, a training that was stopped is resumed: cells can be
 added over time, and two calls with different --cells can run side by side. First `tune`: a coordinate search over the
 paper's ranges, one seed, half the epochs, judged by validation; its best setting is what all rows of Table 3 start from.
-Cells of SWEEPS and DEPTHS (one seed, half the epochs) say what a difference to SFT depends on: `alpha=0.1`, `sft-depth=8`.
-They are compared with `sft-depth=4` of the same seed; it has two more (`sft-depth=4@1`), and so has `ilrec-depth=4`, which say
-what a seed can do.
+Cells of SWEEPS, DEPTHS and SCALES (one seed, half the epochs) say what a difference to SFT depends on: `alpha=0.1`,
+`sft-depth=8`. They are compared with `sft-depth=4` of the same seed, those of another depth or scale with SFT of that;
+`sft-depth=4` and `ilrec-depth=4` have two more seeds (`sft-depth=4@1`), which say what a seed can do.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "il-cpo": {"lambda_cpd": 0, "mu_crr": 0},
 }
 SEVERAL = ("sft", "ilrec", "wo-cpo", "wo-cns")  # three seeds; one for the others
-# One setting at a time, everything else as in `ilrec-depth=4`. The penalty is beta w P: `beta` scales it as logits would,
-# and `shift` takes their sign and common offset out of it.
+# One setting at a time, everything else as in `ilrec-depth=4`. The penalty is beta w P, which depends on the sign of a logit
+# and an offset that all have: `shift` takes both out of it.
 SWEEPS: dict[str, tuple[Any, ...]] = {
     "layers": ("consecutive:2", "consecutive:3"),
     "lambda_cpd": (0.001, 0.1, 1.0),
@@ -53,12 +53,14 @@ SWEEPS: dict[str, tuple[Any, ...]] = {
     "penalty": ("shift",),
 }
 DEPTHS = (4, 8, 16)  # layers of the backbone, SFT and ILRec each
+SCALES = (0.5, 2)  # what all logits of the backbone are multiplied with, SFT and ILRec each
 HALF = EPOCHS // 2  # epochs of sweeps, as of the search
 CELLS = (
     *(f"{row}:0" for row in ROWS),
     *(f"{row}:{seed}" for seed in (1, 2) for row in SEVERAL),
     *(f"{setting}={value}" for setting, values in SWEEPS.items() for value in values),
     *(f"{row}-depth={depth}" for depth in DEPTHS for row in ("sft", "ilrec")),
+    *(f"{row}-logits={scale}" for scale in SCALES for row in ("sft", "ilrec")),
     *(f"{row}-depth={DEPTHS[0]}@{seed}" for seed in (1, 2) for row in ("sft", "ilrec")),
 )
 STEPS = 100  # of training, that statistics are averaged over
@@ -97,7 +99,7 @@ class Cell(NamedTuple):
 
 
 def parse(cell: str) -> Cell:
-    """`row:seed`, `row-depth=layers`, `setting=value`, the latter two also with `@seed`."""
+    """`row:seed`, `row-depth=layers`, `row-logits=scale`, `setting=value`, all but the first also with `@seed`."""
     if "=" not in cell:
         row, _, seed = cell.partition(":")
         return Cell(f"{row}-s{seed}", {"row": row, "seed": int(seed)}, _from_best(ROWS[row]), [], EPOCHS)
@@ -107,6 +109,9 @@ def parse(cell: str) -> Cell:
     about = {"sweep": setting, "value": value, "seed": int(seed or 0)}
     if setting.endswith("-depth"):
         return Cell(name, about, _from_best(ROWS[setting.removesuffix("-depth")]), ["--n-layers", value], HALF)
+    if setting.endswith("-logits"):
+        flags = ["--backbone", Path(f"logits-{value}"), "--tuning", "full", "--targets", "all"]
+        return Cell(name, about, _from_best(ROWS[setting.removesuffix("-logits")]), flags, HALF)
     return Cell(name, about, _from_best({setting: value}), [], HALF)
 
 
@@ -116,6 +121,8 @@ def _from_best(changes: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def own_value(setting: str) -> str:
     """What a setting is in `ilrec-depth=4`."""
+    if setting == "ilrec-logits":
+        return "1"
     return str({**vars(Config()), **chosen()}[setting])
 
 
@@ -127,10 +134,22 @@ def record(text: str, common: list[Any]) -> None:
         print(f"{text} is ilrec-depth=4")
     elif not (RESULTS / f"ilrec-{cell.name}.json").exists():
         seed = cell.about["seed"]
-        train = trained(cell.name, cell.options, seed, cell.epochs, common, flags=cell.flags)
+        flags = [_scaled(part.name, seed, common) if isinstance(part, Path) else part for part in cell.flags]
+        train = trained(cell.name, cell.options, seed, cell.epochs, common, flags=flags)
         found = ilrec("evaluate", *common, "--run", cell.name)
         test = {"events": found["events"], "test": found["metrics"][cell.name], "ranks": ranks(cell.name, common)}
         print(write(f"ilrec-{cell.name}", {**cell.about, **train, **test, "statistics": statistics(cell.name, common)}))
+
+
+def _scaled(name: str, seed: int, common: list[Any]) -> Path:
+    """The folder of the backbone `logits-SCALE`, made when it is first asked for."""
+    import _scaled_logits
+
+    work = Path(common[-1])
+    folder = work / "bases" / f"seed-{seed}" / name
+    if not folder.is_dir():
+        _scaled_logits.make(folder, float(name.rpartition("-")[2]), SETTINGS[1], seed, work / DATASET / "data")
+    return folder
 
 
 def tune(common: list[Any]) -> None:

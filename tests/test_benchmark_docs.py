@@ -12,6 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+from ilrec_cli import artifacts
+from ilrec_cli.config import build, to_yaml
+from ilrec_cli.lm import backbone
+from ilrec_cli.settings import Train
+from ilrec_cli.stages import _backbones
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,11 +64,14 @@ def test_sweeps_are_compared_with_sft_of_their_own_depth(tmp_path: Path, monkeyp
     tables = importlib.import_module("ilrec_tables")
     rare, often = np.where(np.arange(400) % 4, -1, 0), np.where(np.arange(400) % 2, -1, 0)
     sweeps = [_cell("sft-depth", "4", rare), _cell("ilrec-depth", "4", often), _cell("sft-depth", "8", often),
-              _cell("ilrec-depth", "8", often), _cell("beta", "0.5", rare), _cell("beta", "0.01", often)]  # fmt: skip
+              _cell("ilrec-depth", "8", often), _cell("beta", "0.5", rare), _cell("beta", "0.01", often),
+              _cell("sft-logits", "2", often), _cell("ilrec-logits", "2", rare)]  # fmt: skip
     gaps = {(cell["sweep"], cell["value"]): tables.sweep_gap(cell, sweeps) for cell in sweeps}
     assert gaps["sft-depth", "8"] is None
     assert gaps["ilrec-depth", "4"].mean_C.tolist() == pytest.approx([0.25, 0.25])
     assert gaps["ilrec-depth", "8"].mean_C.tolist() == [0, 0]
+    assert gaps["sft-logits", "2"] is None
+    assert gaps["ilrec-logits", "2"].mean_C.tolist() == pytest.approx([-0.25, -0.25])
     monkeypatch.setattr(plots, "own_value", {"beta": "0.1"}.get)
     more = [*sweeps, {**_cell("sft-depth", "4", often), "seed": 1}, {**_cell("ilrec-depth", "4", often), "seed": 1}]
     points = plots.series("beta", more)
@@ -109,6 +119,32 @@ def test_rows_are_compared_seed_by_seed(monkeypatch: pytest.MonkeyPatch) -> None
     other = tables._seed_row("other", cells["other"], cells["sft"], cells["ilrec"])
     assert other[:3] == ["other", "+0.0000", "+0.0000"]
     assert other[3].startswith("-0.2500 [-0.")
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 2.0])
+def test_scaled_logits_are_those_of_the_same_weights(
+    scale: float, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    settings = tmp_path / "small.yaml"
+    values = {
+        "dataset": "toy",
+        "backbone": "tiny-llama",
+        "hidden_size": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "inner_size": 32,
+    }
+    settings.write_text(to_yaml(values))
+    made = importlib.import_module("_scaled_logits").make
+    made(tmp_path / "base", scale, settings, 3, world / "toy" / "data")
+    plain = _backbones.open_backbone(
+        build(Train, {**values, "seed": 3}, "test"), artifacts.read(world / "toy" / "data", "data")
+    )
+    scaled = backbone.load(str(tmp_path / "base"), torch.float32)
+    token_BS = torch.arange(40).view(2, 20)
+    assert torch.equal(scaled.model(token_BS).logits, scale * plain.model(token_BS).logits)
+    assert scaled.tokenizer.get_vocab() == plain.tokenizer.get_vocab()
 
 
 def _cell(sweep: str, value: str, rank_E: np.ndarray) -> dict[str, Any]:

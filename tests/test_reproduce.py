@@ -197,9 +197,13 @@ def test_a_command_that_is_asked_to_stop_is_waited_for(tmp_path: Path, monkeypat
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(_cells.subprocess, "Popen", process)
-    Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        _cells.isolated([])(["train"], tmp_path / "log")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have SIGINT ignored
+    try:
+        Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            _cells.isolated([])(["train"], tmp_path / "log")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "saved").exists()
 
 
