@@ -2,8 +2,8 @@
 
     python benchmarks/ilrec_plots.py
 
-One panel per setting that has cells; NDCG@10 of ILRec less that of SFT of the same seed, depth and scale, both trained for as long,
-with 95 % intervals of the difference paired by user. The square stands in every panel: it is one setting, ILRec's own. What
+One panel per setting that has cells; NDCG@10 of ILRec less that of SFT of the same seed, depth and scale, both trained for
+as long, with 95 % intervals of the difference paired by user. The square stands in every panel: it is one setting, ILRec's own. What
 its other seeds give is drawn hollow.
 """
 
@@ -17,8 +17,9 @@ import ilrec_tables
 from _common import RESULTS
 from record_ilrec import own_value
 
-SETTINGS = {"layers": "layers", "ilrec-depth": "depth of the model", "ilrec-logits": "scale of the logits", "lambda_cpd": "lambda", "beta": "beta",
+SETTINGS = {"layers": "layers below the last", "ilrec-depth": "depth of the model", "ilrec-logits": "scale of the logits", "lambda_cpd": "lambda", "beta": "beta",
             "alpha": "alpha", "penalty": "penalty"}  # fmt: skip
+NAMES = {"auto": "1 (auto)", "consecutive:2": "2", "consecutive:3": "3"}  # of values
 STYLES = {"changed": ("o", "C0", "C0"), "own": ("s", "C1", "C1"), "seeds": ("s", "C1", "white")}  # marker, line, inside
 TARGET = Path(__file__).parents[1] / "docs" / "ilrec-sweeps.png"
 
@@ -55,7 +56,7 @@ def _draw(axis: Any, points: list[tuple[str, str, float, float, float]]) -> None
         axis.errorbar(
             names.index(name) + aside, middle, yerr=[[below], [above]], fmt=marker, color=line, mfc=inside, capsize=3
         )
-    axis.set_xticks(range(len(names)), [name.replace("consecutive:", "last ") for name in names])
+    axis.set_xticks(range(len(names)), [NAMES.get(name, name) for name in names])
     axis.set_xlim(-0.5, len(names) - 0.5)
 
 
