@@ -4,7 +4,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-# Every test process uses one thread; pytest-xdist runs as many processes as there are cores.
+# Every test process uses one thread; pytest-xdist runs as many processes as there are cores, each its own part of the files
+# (what a file sets up is set up once), and whoever is done first takes over from the others.
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 .PHONY: demo test lint format realdata soak browser clean
@@ -13,7 +14,7 @@ demo: $(VENV)/.plots
 	$(BIN)/ilrec demo
 
 test: $(VENV)/.test
-	$(PYTEST) -n auto --maxprocesses 4
+	$(PYTEST) -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

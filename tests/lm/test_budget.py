@@ -33,9 +33,9 @@ FEW = {"limit_users": 20}  # a profile of many chunks of a large vocabulary take
 GRID = [
     (1_000, "sft", {}),
     (1_000, "sft", {"tuning": "lora", "gradient_checkpointing": True}),
-    (33_000, "sft", {"loss_chunk": 16, "micro_batch": 4, **FEW}),
+    (33_000, "sft", {"loss_chunk": 32, "micro_batch": 4, **FEW}),
     (1_000, "ilrec", {"targets": "all", "dtype": "bfloat16"}),
-    (33_000, "ilrec", {"loss_chunk": 16, "tuning": "lora", **FEW}),
+    (33_000, "ilrec", {"loss_chunk": 32, "tuning": "lora", **FEW}),
 ]
 
 
