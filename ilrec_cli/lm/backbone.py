@@ -125,6 +125,14 @@ def context(model: Any) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
+def refuse_longer(limit: int | None, prompts: int, answer: int, advice: str) -> None:
+    """`UserError` where prompts of that many tokens and their answers go beyond what `context` says of a model."""
+    if limit is not None and prompts + answer > limit:
+        raise UserError(
+            f"the model reads {limit:,} tokens, the longest of these prompts has {prompts + answer:,} with its answer. {advice}"
+        )
+
+
 def save(backbone: Backbone, folder: Path) -> None:
     """A Hugging Face folder: the whole model, or the adapter of a model whose base has a name.
 

@@ -13,11 +13,15 @@ import torch
 from torch import Tensor
 
 from ilrec_cli.lm import answers
+from ilrec_cli.lm.backbone import context, refuse_longer
 from ilrec_cli.lm.candidate_scores import candidate_scores
 from ilrec_cli.lm.examples import Catalogue
 from ilrec_cli.lm.generate import generate
 from ilrec_cli.ranking import Rankings, top_k
 
+SHORTER = (
+    "Train a model that reads more, or preprocess with a smaller --max-history, fewer --candidates or shorter text"
+)
 # (history_BT, candidate_BC) -> prompts padded on the left: (input_BS, mask_BS)
 Prompts = Callable[[np.ndarray, np.ndarray], tuple[Tensor, Tensor]]
 
@@ -46,12 +50,13 @@ class CandidateRanker:
         """`scope_U`: the tokens that probabilities sum to one over, ascending; the whole vocabulary by default."""
         self.model, self.catalogue, self.prompts = model, catalogue, prompts
         self.popularity_I, self.scope_U = popularity_I, scope_U
+        self.limit = context(model)
         self.device = next(model.parameters()).device
 
     def rank(self, history_BT: np.ndarray, candidate_BC: np.ndarray, *, mean: bool) -> tuple[np.ndarray, np.ndarray]:
         """(item_BC, score_BC), best first: the sum of the log-probabilities of a candidate's tokens, end token included,
         or their mean. Equal scores are ordered by training popularity, then by lower item, as everywhere."""
-        prompts = self._on_device(self.prompts(history_BT, candidate_BC))
+        prompts = self._prompts(history_BT, candidate_BC)
         candidate_BC = self.ordered(candidate_BC)
         length_BC = self.catalogue.length_I[candidate_BC]
         path_BCD = self.catalogue.token_ID[candidate_BC][:, :, : length_BC.max()].astype(np.int64)
@@ -66,7 +71,7 @@ class CandidateRanker:
         self, history_BT: np.ndarray, candidate_BC: np.ndarray, *, beams: int, tokenizer: Any, names: Sequence[str]
     ) -> Written:
         """The best free response of each row, greedy with one beam; no name is longer than what may be written."""
-        prompts = self._on_device(self.prompts(history_BT, candidate_BC))
+        prompts = self._prompts(history_BT, candidate_BC)
         end = tokenizer.eos_token_id
         longest = int(self.catalogue.length_I.max())
         token_BKT, _ = generate(self.model, *prompts, beams=beams, max_new_tokens=longest, end_token=end)
@@ -80,8 +85,10 @@ class CandidateRanker:
         order_BC = np.lexsort((candidate_BC, -self.popularity_I[candidate_BC]), axis=1)
         return np.take_along_axis(candidate_BC, order_BC, 1)
 
-    def _on_device(self, prompts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        input_BS, mask_BS = prompts
+    def _prompts(self, history_BT: np.ndarray, candidate_BC: np.ndarray) -> tuple[Tensor, Tensor]:
+        """On the device; `UserError` where the model has no positions for them and a name."""
+        input_BS, mask_BS = self.prompts(history_BT, candidate_BC)
+        refuse_longer(self.limit, input_BS.shape[1], self.catalogue.longest, SHORTER)
         return input_BS.to(self.device), mask_BS.to(self.device)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ilrec_cli.errors import UserError
 from ilrec_cli.histories import Sequences, histories, targets
 from ilrec_cli.lm.allowed import Allowed
-from ilrec_cli.lm.backbone import context
+from ilrec_cli.lm.backbone import context, refuse_longer
 from ilrec_cli.lm.decode import StepScores, beam_search, expand
 from ilrec_cli.lm.early_exit import early_exit
 from ilrec_cli.lm.exact import exact_scores
@@ -22,6 +21,8 @@ from ilrec_cli.lm.heads import LayerHeads
 from ilrec_cli.lm.thoughts import likeliest
 from ilrec_cli.lm.walk import Normalize
 from ilrec_cli.ranking import LISTED, Rankings, no_rankings, rank_in, top_k
+
+SHORTER = "Train a model that reads more, or on shorter histories (ilrec preprocess --max-history)"
 
 
 class Ranker:
@@ -74,8 +75,8 @@ class Ranker:
     def write(self, history_BT: np.ndarray, *, beams: int, max_new_tokens: int, end_token: int) -> torch.Tensor:
         """token_BT: the best free response to each history by `generate`, end token included, padded with -1."""
         token_BKT, _ = generate(
-            self.model, *self._prompts(history_BT, max_new_tokens), beams=beams, max_new_tokens=max_new_tokens,
-            end_token=end_token,
+            self.model, *self._prompts(history_BT, max_new_tokens, "Lower --text-tokens"), beams=beams,
+            max_new_tokens=max_new_tokens, end_token=end_token,
         )  # fmt: skip
         return token_BKT[:, 0]
 
@@ -90,18 +91,13 @@ class Ranker:
         user = None if user_B is None else torch.from_numpy(user_B).to(self.device)
         return guide.over(self.trie, torch.from_numpy(history_BT).to(self.device), user)
 
-    def _prompts(self, history_BT: np.ndarray, answer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prompts(self, history_BT: np.ndarray, answer: int, advice: str = SHORTER) -> tuple[torch.Tensor, torch.Tensor]:
         """Histories as tokens, with the model's thought behind each where it was trained to think.
 
         `UserError` where the model has no positions for them and an answer of so many tokens.
         """
         input_BS, mask_BS = (part.to(self.device) for part in self.layout.prompts(self.catalogue, history_BT))
-        longest = input_BS.shape[1] + self.layout.thought + answer
-        if self.limit is not None and longest > self.limit:
-            raise UserError(
-                f"the model reads {self.limit:,} tokens, the longest of these prompts has {longest:,} with its answer. "
-                "Train a model that reads more, or on shorter histories (ilrec preprocess --max-history)"
-            )
+        refuse_longer(self.limit, input_BS.shape[1] + self.layout.thought, answer, advice)
         if not self.layout.thought:
             return input_BS, mask_BS
         return likeliest(self.model, input_BS, mask_BS, tokens=self.layout.thought, end_token=self.catalogue.end)

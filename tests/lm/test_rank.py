@@ -11,6 +11,7 @@ import torch
 from conftest import llama
 
 from ilrec_cli.errors import UserError
+from ilrec_cli.lm.candidate_rank import CandidateRanker
 from ilrec_cli.lm.examples import Catalogue, Layout
 from ilrec_cli.lm.rank import Ranker
 
@@ -56,7 +57,27 @@ def test_what_the_model_has_no_positions_for_is_refused() -> None:
         ask(fits)
         with pytest.raises(UserError, match=f"reads {needed - 1} tokens, the longest of these prompts has {needed} "):
             ask(short)
+    with pytest.raises(UserError, match="Lower --text-tokens"):
+        asked[-1](short)
     short.rank(HISTORIES[:2], 5)
+
+
+def test_candidates_that_the_model_has_no_positions_for_are_refused() -> None:
+    of = ranker(10).catalogue
+    needed = 7 + 3
+    fits, short = (
+        CandidateRanker(
+            llama(max_position_embeddings=positions), of,
+            lambda *_: (torch.full((2, 7), 3), torch.ones(2, 7, dtype=torch.long)), np.ones(60),
+        )
+        for positions in (needed, needed - 1)
+    )  # fmt: skip
+    listed = np.array([[1, 2, 3], [4, 5, 6]])
+    fits.rank(HISTORIES[:2], listed, mean=False)
+    with pytest.raises(
+        UserError, match=f"reads {needed - 1} tokens.* has {needed} with its answer.*fewer --candidates"
+    ):
+        short.rank(HISTORIES[:2], listed, mean=False)
 
 
 def test_places_are_found_without_a_table_of_items_by_leaves() -> None:
