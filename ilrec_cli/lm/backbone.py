@@ -15,6 +15,7 @@ from ilrec_cli.lm.adapters import Lora
 
 TINY = ("tiny-llama", "tiny-qwen2")
 TINY_VOCABULARY = 2000
+TINY_POSITIONS = 1 << 17  # rotary positions are computed: a model from scratch reads what it is trained on
 ADAPTER_BASE = "ilrec_base.json"  # beside an adapter: which base it belongs to, and how far that was resized
 
 
@@ -58,7 +59,7 @@ def build_tiny(name: str, size: TinySize, texts: list[str], seed: int) -> Backbo
     config = config_class(
         vocab_size=len(tok), hidden_size=size.hidden_size, intermediate_size=size.inner_size,
         num_hidden_layers=size.n_layers, num_attention_heads=size.n_heads, num_key_value_heads=size.n_heads,
-        max_position_embeddings=4096, tie_word_embeddings=False,
+        max_position_embeddings=TINY_POSITIONS, tie_word_embeddings=False,
         bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
     )  # fmt: skip
     with torch.random.fork_rng():

@@ -80,10 +80,9 @@ def refuse_unreadable(
     limit = backbone.context(opened.model)
     longest = max(0 if examples is None else int(examples.sizes()[0].max()), _longest_asked(data, items, layout))
     if limit and longest > limit:
-        advice = ["Preprocess with a smaller --max-history", "build shorter identifiers", "choose another backbone"]
         raise UserError(
-            f"--backbone {settings.backbone} reads {limit:,} tokens, a prompt and its item have up to {longest:,}. "
-            + ", or ".join(advice[: 2 if backbone.is_tiny(settings.backbone) else 3])
+            f"--backbone {settings.backbone} reads {limit:,} tokens, a prompt and its item have up to {longest:,}. Preprocess "
+            "with a smaller --max-history, build shorter identifiers, or choose another backbone"
         )
 
 
