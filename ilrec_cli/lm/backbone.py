@@ -71,8 +71,8 @@ def load(name: str, dtype: torch.dtype, quantize: str = "none") -> Backbone:
     """A pretrained causal LM and its tokenizer from a folder or the Hub; `quantize` is none, 8bit or 4bit."""
     from transformers import AutoModelForCausalLM
 
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = hub.folder(name)
+    if folder is not None:
         name = str(folder.resolve())  # as it will be found again from another folder
         hub.no_bars()
     settings = quantised.settings(quantize)
@@ -126,11 +126,11 @@ def context(model: Any) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def refuse_longer(limit: int | None, prompts: int, answer: int, advice: str) -> None:
+def refuse_longer(limit: int | None, prompts: int, answer: int, advice: str, where: str = "") -> None:
     """`UserError` where prompts of that many tokens and their answers go beyond what `context` says of a model."""
     if limit is not None and prompts + answer > limit:
         raise UserError(
-            f"the model reads {limit:,} tokens, the longest of these prompts has {prompts + answer:,} with its answer. {advice}"
+            f"{where}the model reads {limit:,} tokens, the longest of these prompts has {prompts + answer:,} with its answer. {advice}"
         )
 
 

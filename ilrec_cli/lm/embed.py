@@ -80,7 +80,7 @@ class Encoder:
         from transformers import AutoModel
 
         self.place = devices.resolve(settings.device)
-        if Path(settings.name).expanduser().is_dir():
+        if hub.folder(settings.name) is not None:
             hub.no_bars()
         with hub.explained(settings.name, "encoder"):
             self.tokenizer = hub.tokenizer(settings.name)

@@ -18,15 +18,15 @@ BLOCKS, BLOCK = 64, 1 << 16  # pieces of a weight file, and bytes of each, that 
 @contextmanager
 def explained(name: str, role: str) -> Iterator[None]:
     """Turn the failures of `from_pretrained(name)` inside the block into a `UserError`."""
-    folder = Path(name).expanduser()
+    place = folder(name)
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_path and not folder.is_dir():
+    if looks_like_path and place is None:
         raise UserError(f"{role} '{name}': no such folder")
-    if folder.is_dir() and (folder / "adapter_config.json").is_file():
+    if place is not None and (place / "adapter_config.json").is_file():
         raise UserError(
             f"{role} '{name}': the folder holds an adapter. Merge it first, or name the model it belongs to"
         )
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if place is not None and not (place / "config.json").is_file():
         raise UserError(f"{role} '{name}': the folder holds no config.json, so it is no Hugging Face model")
     try:
         yield
@@ -49,23 +49,33 @@ def tokenizer(name: str, *, local_files_only: bool = False) -> Any:
     return found
 
 
+def folder(name: str) -> Path | None:
+    """The folder of that name, if there is one; a name that none could have is no error."""
+    try:
+        found = Path(name).expanduser()
+        return found if found.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long; of a user who is not there; with a NUL
+        return None
+
+
 def version(name: str) -> str | None:
     """16 hex digits that tell a model's weights from others under the same name; None where they are not here yet.
 
     Of a folder, or of a copy in HF_HOME: its configuration, and of every weight file its size and BLOCKS pieces of it.
     A training changes all of them; an edit of a few weights may pass. Of 16 GB that takes no longer than of 16 MB.
     """
-    folder = _local(name)
-    if folder is None:
+    place = _local(name)
+    parts = [] if place is None else _weight_files(place)
+    if place is None or not parts or not all(path.is_file() for path in parts):
         return None
     digest = hashlib.sha256()
-    digest.update(json.dumps(_settings(folder / "config.json"), sort_keys=True).encode())
-    for path in _weight_files(folder):
+    digest.update(json.dumps(_settings(place / "config.json"), sort_keys=True).encode())
+    for path in parts:
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
-            for place in range(BLOCKS):
-                file.seek(place * max(size - BLOCK, 0) // (BLOCKS - 1))
+            for block in range(BLOCKS):
+                file.seek(block * max(size - BLOCK, 0) // (BLOCKS - 1))
                 digest.update(file.read(BLOCK))
     return digest.hexdigest()[:16]
 
@@ -74,12 +84,12 @@ def _local(name: str) -> Path | None:
     """The folder of that name, or the copy in HF_HOME."""
     from huggingface_hub import try_to_load_from_cache
 
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
+    place = folder(name)
+    if place is not None:
+        return place
     try:
         found = try_to_load_from_cache(name, "config.json")
-    except ValueError:  # no name that the Hub could know
+    except (OSError, ValueError):  # no name that the Hub could know
         return None
     return Path(found).parent if isinstance(found, str) else None
 
@@ -88,18 +98,17 @@ def _settings(file: Path) -> Any:
     """What config.json says, without what only tells which transformers wrote it; None where it says nothing."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return {key: found[key] for key in found if key != "transformers_version"} if isinstance(found, dict) else found
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that `from_pretrained` reads: model.safetensors, or else the parts that its index names."""
-    whole = folder / "model.safetensors"
-    parts = _settings(folder / "model.safetensors.index.json")
-    named = parts.get("weight_map", {}) if isinstance(parts, dict) and not whole.is_file() else {}
-    names = sorted({str(part) for part in named.values()}) if isinstance(named, dict) else []
-    return [path for path in (whole, *(folder / name for name in names)) if path.is_file()]
+def _weight_files(place: Path) -> list[Path]:
+    """The files that `from_pretrained` reads, there or not: model.safetensors, or the parts that its index names."""
+    whole = place / "model.safetensors"
+    index = None if whole.is_file() else _settings(place / "model.safetensors.index.json")
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    return [place / name for name in sorted(map(str, set(named.values())))] if isinstance(named, dict) else [whole]
 
 
 def no_bars() -> None:

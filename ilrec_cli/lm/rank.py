@@ -56,6 +56,14 @@ class Ranker:
         self.trie = catalogue.trie.to(self.device)
         self.popularity_I = torch.from_numpy(popularity_I).to(self.device)
 
+    def check(self, history_T: np.ndarray, where: str = "") -> None:
+        """`UserError`, beginning with `where`, if `rank` would refuse this history for its length."""
+        longest, around = self.catalogue.longest, len(self.layout.lead) + len(self.layout.tail) + self.layout.thought
+        at_most = around + len(history_T) * (longest + 1 + len(self.layout.separator))
+        if self.limit is not None and at_most + longest > self.limit:
+            input_BS, _ = self.layout.prompts(self.catalogue, history_T[None])
+            refuse_longer(self.limit, input_BS.shape[1] + self.layout.thought, longest, SHORTER, where)
+
     def rank(
         self, history_BT: np.ndarray, k: int, allowed_BI: torch.Tensor | None = None, user_B: np.ndarray | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +83,7 @@ class Ranker:
     def write(self, history_BT: np.ndarray, *, beams: int, max_new_tokens: int, end_token: int) -> torch.Tensor:
         """token_BT: the best free response to each history by `generate`, end token included, padded with -1."""
         token_BKT, _ = generate(
-            self.model, *self._prompts(history_BT, max_new_tokens, "Lower --text-tokens"), beams=beams,
+            self.model, *self._prompts(history_BT, max_new_tokens - 1, "Lower --text-tokens"), beams=beams,
             max_new_tokens=max_new_tokens, end_token=end_token,
         )  # fmt: skip
         return token_BKT[:, 0]
@@ -94,7 +102,7 @@ class Ranker:
     def _prompts(self, history_BT: np.ndarray, answer: int, advice: str = SHORTER) -> tuple[torch.Tensor, torch.Tensor]:
         """Histories as tokens, with the model's thought behind each where it was trained to think.
 
-        `UserError` where the model has no positions for them and an answer of so many tokens.
+        `UserError` where the model has no positions for them and an answer of so many tokens, the last not counted.
         """
         input_BS, mask_BS = (part.to(self.device) for part in self.layout.prompts(self.catalogue, history_BT))
         refuse_longer(self.limit, input_BS.shape[1] + self.layout.thought, answer, advice)

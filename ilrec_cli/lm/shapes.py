@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,10 +47,10 @@ def _config(name: str) -> tuple[Any, int]:
     """(transformers' configuration, number of tokens): of a folder, of a copy in HF_HOME, of a known name."""
     from transformers import AutoConfig
 
-    folder = Path(name).expanduser()
+    folder = hub.folder(name)
     plain = name.rsplit("/", 1)[-1].removeprefix("Meta-").removesuffix("-Instruct").removesuffix("-Base")
-    if folder.is_dir() or plain not in KNOWN:
-        if not folder.is_dir() and not name.startswith((".", "/", "~")):
+    if folder is not None or plain not in KNOWN:
+        if folder is None and not name.startswith((".", "/", "~")):
             return _cached(name)
         with hub.explained(name, "backbone"):
             config = AutoConfig.from_pretrained(str(folder))

@@ -81,20 +81,21 @@ def refuse_unreadable(
     longest = max(0 if examples is None else int(examples.sizes()[0].max()), _longest_asked(data, items, layout))
     if limit and longest > limit:
         raise UserError(
-            f"--backbone {settings.backbone} reads {limit:,} tokens, a prompt and its item have up to {longest:,}. Preprocess "
-            "with a smaller --max-history, build shorter identifiers, or choose another backbone"
+            f"--backbone {settings.backbone} reads {limit:,} tokens, a prompt and its item have up to {longest:,} over all users. "
+            "Preprocess with a smaller --max-history, build shorter identifiers, or choose another backbone"
         )
 
 
 def _longest_asked(data: Artifact, items: Catalogue, layout: Layout) -> int:
-    """Tokens of the longest prompt with a validation target as its last item, a thought and the longest identifier.
+    """Tokens of the longest prompt for a validation item or what comes after it, a thought and the longest identifier.
 
-    So long are the prompts for the test item after it, which no training may read.
+    The latter are the prompts for the test item, which no training may read.
     """
     sequences, shown = _inputs.sequences(data), data.json("card.json")["max_history"]
     _, user, end = _inputs.events(data, "valid")
-    stop = sequences.offsets[user] + end + 1
-    prompts_E = Examples(sequences, Windows(stop - np.minimum(end + 1, shown), stop, stop), items, layout)
+    end = np.concatenate([end, end + 1])
+    stop = np.tile(sequences.offsets[user], 2) + end
+    prompts_E = Examples(sequences, Windows(stop - np.minimum(end, shown), stop, stop), items, layout)
     return int(prompts_E.sizes()[0].max(initial=0)) + layout.thought + items.longest
 
 

@@ -145,6 +145,8 @@ class Recommender:
         numbers = self.items(history, where, unknown)
         if not len(numbers) and unknown == "error":
             raise UserError(f"{where}the history is empty, and there is nothing to go by")
+        if isinstance(self.engine, _engines.Search):
+            self.engine.ranker.check(numbers[-self.max_history :], where)
         hidden = [numbers if hide_seen else numbers[:0], *([] if deny is None else [deny])]
         return Query(numbers, user, k, np.concatenate(hidden), allow, len(history) - len(numbers))
 

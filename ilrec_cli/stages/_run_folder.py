@@ -128,5 +128,14 @@ def has_checkpoint(train: Path) -> bool:
     return any((train / artifacts.SCRATCH / f"{name}.safetensors").is_file() for name in ("last", "previous"))
 
 
+def base_version(train: Path) -> str | None:
+    """The version of the weights that a run began with, finished or stopped; None where it is not known."""
+    if artifacts.exists(train):
+        return artifacts.read_manifest(train)["config"].get("backbone_version")
+    newest = checkpoint.last(train)
+    found = next((path for path in (newest, checkpoint.previous(newest)) if checkpoint.is_readable(path)), None)
+    return None if found is None else checkpoint.read_state(found)["identity"].get("backbone_version")
+
+
 def _is_ours(train: Path) -> bool:
     return (train / "config.yaml").is_file() or (train / artifacts.SCRATCH).is_dir() or not any(train.parent.iterdir())

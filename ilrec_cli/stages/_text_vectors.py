@@ -20,6 +20,7 @@ from ilrec_cli import config as configs
 from ilrec_cli.artifacts import Artifact
 from ilrec_cli.console import Console
 from ilrec_cli.errors import UserError
+from ilrec_cli.lm import hub
 from ilrec_cli.settings import Encoding
 
 STATE, ARRAYS = "encoder.json", "encoder.safetensors"
@@ -209,9 +210,10 @@ def _fields_pooled(
 
 def _work_key(texts: list[list[str]], settings: Any) -> str:
     """Of a long encode: goes on only with the same texts, settings and weights, on the same kind of device."""
+    place = hub.folder(settings.name)
     weights = sorted(
         (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in Path(settings.name).expanduser().glob("*.safetensors")
+        for path in ([] if place is None else place.glob("*.safetensors"))
     )
     device = str(devices.resolve(settings.device).type)
     return configs.fingerprint([texts, asdict(settings) | {"device": device}, weights])

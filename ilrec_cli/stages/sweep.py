@@ -160,7 +160,7 @@ class _Sweep:
 
     def _is_of_another_base(self, trial: Trial, folder: Path) -> bool:
         """Whether a run of this trial, of which no line is kept, began with other weights than its backbone has now."""
-        known = _registry.entry(folder).settings.get("backbone_version") if folder.is_dir() else None
+        known = _run_folder.base_version(folder / "train")
         return known is not None and _task.base_version(trial.settings) not in (None, known)
 
     def run(self, trial: Trial) -> Row:
@@ -183,11 +183,10 @@ class _Sweep:
             self.console.say(f"failed: {error}")
             none = dict.fromkeys((FIGURE, "valid_hit@10", "best_step"))
             return {**none, "seconds": 0, "run": name, "failed": str(error)}
-        entry = _registry.entry(folder)
-        found = _registry.training(entry)
+        found, version = _registry.training(_registry.entry(folder)), _run_folder.base_version(folder / "train")
         self._tidy(name, found[FIGURE])
         return {**{key: found.get(key) for key in (FIGURE, "valid_hit@10", "best_step")}, "steps": found.get("step"),
-                "seconds": found["seconds"], "run": name, "backbone_version": entry.settings.get("backbone_version")}  # fmt: skip
+                "seconds": found["seconds"], "run": name, "backbone_version": version}  # fmt: skip
 
     def _wait_for(self, folder: Path) -> None:
         """A training that outlived a killed search ends first: two cannot train one run, and that says nothing of the trial."""

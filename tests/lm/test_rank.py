@@ -51,15 +51,19 @@ def test_what_the_model_has_no_positions_for_is_refused() -> None:
     asked: list[Callable[[Ranker], object]] = [
         lambda each: each.rank(HISTORIES, 5),
         lambda each: each.exact(HISTORIES, 5),
-        lambda each: each.write(HISTORIES, beams=2, max_new_tokens=3, end_token=END),
+        lambda each: each.write(HISTORIES, beams=2, max_new_tokens=4, end_token=END),
+        lambda each: each.check(HISTORIES[2]),
     ]
     for ask in asked:
         ask(fits)
         with pytest.raises(UserError, match=f"reads {needed - 1} tokens, the longest of these prompts has {needed} "):
             ask(short)
     with pytest.raises(UserError, match="Lower --text-tokens"):
-        asked[-1](short)
+        asked[2](short)
+    with pytest.raises(UserError, match="^row 3: the model reads"):
+        short.check(HISTORIES[2], "row 3: ")
     short.rank(HISTORIES[:2], 5)
+    short.check(HISTORIES[2][:3])
 
 
 def test_candidates_that_the_model_has_no_positions_for_are_refused() -> None:
